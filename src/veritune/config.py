@@ -1,0 +1,261 @@
+"""The recipe: one strict, typed description of a whole run.
+
+Every field is declared once, here; the YAML keys, ``--set`` paths, JSON Schema and help
+follow from it.  Unknown keys are refused, nothing is coerced silently.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+BUNDLED_MODEL = "bundled:smollm2-135m"
+
+TextMetric = Literal[
+    "parse_rate", "exact_match", "ast_match", "chrf", "bleu", "rouge1", "rouge2", "rougeL"
+]
+SystemName = Literal["baseline", "few_shot", "retrieval", "adapted"]
+_ALL_SYSTEMS: tuple[SystemName, ...] = ("baseline", "few_shot", "retrieval", "adapted")
+SizeOf = Annotated[
+    int | float | None,
+    Field(description="rows if a whole number, a share if below 1, null for what is left"),
+]
+
+
+class Section(BaseModel):
+    """A group of settings; refuses unknown keys and wrong types."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, validate_default=True, allow_inf_nan=False
+    )
+
+
+class PromptSection(Section):
+    """How a question becomes a prompt."""
+
+    style: Literal["auto", "chat", "plain"] = Field(
+        "auto", description="chat uses the tokenizer's chat template; auto: chat if it has one"
+    )
+    template: str = Field(
+        "auto",
+        min_length=1,
+        description="text with {question} (instruction joined with input), or {instruction} and"
+        " {input}; auto: the question alone, with a response marker for plain decoder models",
+    )
+    system: str | None = Field(
+        None, description="system message for chat models; null: the template's own"
+    )
+
+    @model_validator(mode="after")
+    def _mentions_instruction(self) -> PromptSection:
+        if self.template != "auto" and not any(
+            mark in self.template for mark in ("{question}", "{instruction}")
+        ):
+            raise ValueError("the template must contain {question} or {instruction}")
+        return self
+
+
+class ModelSection(Section):
+    """The base model."""
+
+    name_or_path: str = Field(
+        BUNDLED_MODEL,
+        min_length=1,
+        description="hub id, folder, .gguf file, or bundled:smollm2-135m",
+    )
+    revision: str | None = Field(
+        None, description="hub revision, best a commit hash; ignored with a notice for local paths"
+    )
+    init: Literal["pretrained", "random"] = Field(
+        "pretrained", description="random builds the architecture without weights"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the frozen weights; auto: bfloat16 where the hardware has it"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if present")
+    trust_remote_code: bool = Field(
+        False, description="run Python code that comes with the model; leave it off"
+    )
+    prompt: PromptSection = PromptSection()
+
+
+class ColumnsSection(Section):
+    """Names of the source's columns; null means the source has none."""
+
+    instruction: str = Field("instruction", min_length=1)
+    input: str | None = "input"
+    output: str = Field("output", min_length=1)
+    tests: str | None = "tests"
+    test_setup: str | None = "test_setup"
+    entry_point: str | None = "entry_point"
+
+
+class CleanSection(Section):
+    """Cleaning steps, in the order they run; the data card counts what each did."""
+
+    unfence: bool = Field(True, description="take code out of markdown fences")
+    drop_language_line: bool = Field(True, description="drop a leading line that says python")
+    remove_comments: bool = Field(False, description="remove comments, never inside strings")
+    normalise_whitespace: bool = Field(
+        True, description="line ends, trailing spaces, outer blank lines; never inside strings"
+    )
+    drop_empty: bool = Field(True, description="drop rows without a question or an answer")
+    drop_exact_duplicates: bool = Field(True, description="keep one of identical rows")
+    drop_unparseable: bool = Field(
+        False, description="drop rows whose answer is not valid Python (drop non-code)"
+    )
+
+
+class SplitSection(Section):
+    """How rows are divided."""
+
+    method: Literal["clusters", "random", "head"] = Field(
+        "clusters",
+        description="clusters: whole duplicate groups, seeded; head: first rows in order;"
+        " random: rows one by one (leaks duplicates; for comparison only)",
+    )
+    train: SizeOf = None
+    validation: SizeOf = 0.1
+    test: SizeOf = 0.1
+
+    @model_validator(mode="after")
+    def _sizes_make_sense(self) -> SplitSection:
+        for name in ("train", "validation", "test"):
+            size = getattr(self, name)
+            if size is None:
+                continue
+            if size <= 0:
+                raise ValueError(f"{name} must be above 0, not {size}")
+            if isinstance(size, float) and size >= 1:
+                raise ValueError(f"{name} as a share must be below 1, not {size}")
+        shares = [s for s in (self.train, self.validation, self.test) if isinstance(s, float)]
+        if sum(shares) > 1 + 1e-9:
+            raise ValueError(f"the shares add up to {sum(shares):g}, more than 1")
+        if sum(size is None for size in (self.train, self.validation, self.test)) > 1:
+            raise ValueError("only one of train, validation and test may be null")
+        return self
+
+
+class DataSection(Section):
+    """Where the question/answer pairs come from and how they are prepared."""
+
+    source: str = Field(
+        "code:stdlib",
+        min_length=1,
+        description="hub data set id, a .json/.jsonl/.csv/.parquet file (also .gz),"
+        " code:stdlib, or code:PATH",
+    )
+    revision: str | None = Field(None, description="hub revision; ignored for local paths")
+    hub_split: str = Field("train", min_length=1, description="the hub's own split to read")
+    columns: ColumnsSection = ColumnsSection()
+    input: Literal["join", "ignore"] = Field(
+        "join", description="whether the input column becomes part of the question"
+    )
+    max_rows: int | None = Field(None, ge=1, description="read only this many rows")
+    max_source_tokens: int | None = Field(None, ge=1, description="drop longer prompts")
+    max_target_tokens: int | None = Field(None, ge=1, description="drop longer answers")
+    max_pair_tokens: int | None = Field(
+        None, ge=2, description="drop pairs whose prompt and answer together are longer"
+    )
+    clean: CleanSection = CleanSection()
+    split: SplitSection = SplitSection()
+
+
+class LoraSection(Section):
+    """The adapter."""
+
+    r: int = Field(16, ge=1, le=1024, description="rank")
+    alpha: float = Field(32, gt=0, description="scaling is alpha / r (alpha / sqrt(r) for rsLoRA)")
+    dropout: float = Field(0.05, ge=0, lt=1)
+    target_modules: str | list[str] = Field(
+        "attention",
+        description="a preset (attention, mlp, all-linear) or module names",
+    )
+    bias: Literal["none", "all", "lora_only"] = "none"
+    use_rslora: bool = False
+    use_dora: bool = False
+    init: Literal["default", "gaussian", "pissa", "olora"] = "default"
+
+
+class TrainSection(Section):
+    """The optimisation."""
+
+    learning_rate: float = Field(5e-4, gt=0)
+    batch_size: int = Field(8, ge=1, description="examples per forward pass")
+    accumulation_steps: int = Field(1, ge=1, description="forward passes per optimizer step")
+    epochs: float = Field(3, gt=0)
+    max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps")
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    padding: Literal["longest_in_batch", "longest_in_data", "max_length", "packed"] = Field(
+        "longest_in_batch",
+        description="packed: the examples of a batch in one row without padding (decoder models)",
+    )
+    eval_steps: int | None = Field(
+        None, ge=1, description="validation loss every N steps; null: once an epoch"
+    )
+    early_stopping_patience: int | None = Field(
+        None, ge=1, description="stop after this many evaluations without improvement"
+    )
+    keep: Literal["best", "last"] = Field("best", description="by validation loss")
+    checkpoint_steps: int | None = Field(
+        None, ge=1, description="save a resumable checkpoint every N steps; null: at evaluations"
+    )
+    log_steps: int = Field(10, ge=1)
+
+
+class FewShotSection(Section):
+    """The few-shot baseline."""
+
+    k: int = Field(3, ge=1, le=32)
+    choose: Literal["fixed", "bm25"] = Field(
+        "fixed", description="fixed: the same seeded training examples; bm25: the nearest ones"
+    )
+
+
+class EvaluateSection(Section):
+    """What is measured, on which systems."""
+
+    systems: list[SystemName] = Field(default_factory=lambda: list(_ALL_SYSTEMS))
+    few_shot: FewShotSection = FewShotSection()
+    max_new_tokens: int = Field(256, ge=1)
+    batch_size: int = Field(16, ge=1)
+    max_test_examples: int | None = Field(None, ge=1, description="a seeded sample of test")
+    max_validation_examples: int | None = Field(
+        100, ge=1, description="a seeded sample of validation, to choose the best baseline"
+    )
+    n_train_prompts: int | None = Field(
+        None, ge=0, description="training prompts for the memorisation gap; null: as many as test"
+    )
+    train_prompt_choice: Literal["sample", "first"] = "sample"
+    primary_metric: Literal["auto"] | TextMetric = Field(
+        "auto", description="fixed in the resolved recipe before training"
+    )
+    resamples: int = Field(10_000, ge=200)
+
+    @model_validator(mode="after")
+    def _has_two_systems(self) -> EvaluateSection:
+        if len(set(self.systems)) != len(self.systems):
+            raise ValueError("a system is named twice")
+        if "adapted" not in self.systems or "baseline" not in self.systems:
+            raise ValueError("systems must contain baseline and adapted")
+        return self
+
+
+class Recipe(Section):
+    """A whole run, from raw rows to a report."""
+
+    output_dir: str = Field("runs/default", min_length=1, description="is the run directory")
+    seed: int = Field(0, ge=0)
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    lora: LoraSection = LoraSection()
+    train: TrainSection = TrainSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    report_to: list[str] = Field(
+        default_factory=list,
+        description="accelerate trackers: tensorboard, wandb, mlflow, trackio, …",
+    )

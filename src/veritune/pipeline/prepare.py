@@ -1,0 +1,93 @@
+"""Stage 1: raw rows to three clean splits and a card."""
+
+from __future__ import annotations
+
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from veritune.config import DataSection, Recipe
+from veritune.data.prepare import Prepared, prepare, write_prepared
+from veritune.data.sources import kind_of_source
+from veritune.pipeline.context import Context, add_notices
+from veritune.pipeline.encode import Encoder, make_encoder
+from veritune.progress import Reporter
+from veritune.run_dir import digest, file_sha256, split_files
+
+
+def prepare_stage(context: Context) -> dict[str, Any]:
+    """Write ``data/`` unless it is up to date; return the card's counts."""
+    run, recipe = context.run, context.recipe
+    inputs = prepare_inputs(recipe)
+    outputs = [*split_files(run), run.data / "card.json"]
+    if not context.skip("prepare", inputs, outputs):
+        context.reporter.say(f"prepare: {recipe.data.source}")
+        started = time.perf_counter()
+        prepared = prepare_rows(recipe, make_encoder(recipe), context.reporter)
+        write_prepared(prepared, run.data)
+        add_notices(run, list(prepared.card["origin"].get("notices", [])))
+        run.finish_stage("prepare", inputs, time.perf_counter() - started, **counts(prepared.card))
+    record = run.stage_record("prepare")
+    return {name: record[name] for name in record if name.startswith("n_")}
+
+
+def prepare_rows(recipe: Recipe, encoder: Encoder, reporter: Reporter) -> Prepared:
+    """Read, clean, cluster and split a recipe's rows, in memory."""
+    section = _within_context(recipe.data, encoder)
+    return prepare(section, recipe.seed, encoder.counter(reporter), reporter)
+
+
+def prepare_inputs(recipe: Recipe) -> str:
+    """Hash of everything that decides the splits."""
+    return digest(
+        recipe.data.model_dump(),
+        recipe.seed,
+        recipe.model.name_or_path,
+        recipe.model.revision,
+        recipe.model.prompt.model_dump(),
+        _source_identity(recipe.data),
+    )
+
+
+def counts(card: dict[str, Any]) -> dict[str, int]:
+    """The numbers of rows that verbs print."""
+    splits = card["splits"]
+    return {
+        "n_rows": card["rows_in"],
+        "n_exact_duplicates": card["n_exact_duplicates"],
+        "n_clusters": card["n_clusters"],
+        "n_train": splits["train"],
+        "n_validation": splits["validation"],
+        "n_test": splits["test"],
+    }
+
+
+def _within_context(section: DataSection, encoder: Encoder) -> DataSection:
+    """Pairs longer than the model's context would be cut by it; they are dropped instead."""
+    limit = encoder.context_tokens
+    if limit is None:
+        return section
+    if encoder.kind == "causal":
+        update = {"max_pair_tokens": min(section.max_pair_tokens or limit, limit)}
+    else:
+        update = {
+            "max_source_tokens": min(section.max_source_tokens or limit, limit),
+            "max_target_tokens": min(section.max_target_tokens or limit, limit),
+        }
+    return section.model_copy(update=update)
+
+
+def _source_identity(section: DataSection) -> object:
+    kind = kind_of_source(section.source)
+    if kind == "file":
+        path = Path(section.source)
+        return file_sha256(path) if path.is_file() else None
+    if kind == "code":
+        place = section.source.removeprefix("code:")
+        if place == "stdlib":
+            return platform.python_version()
+        root = Path(place)
+        files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
+        return [[str(file), file_sha256(file)] for file in files if file.is_file()]
+    return section.revision

@@ -1,0 +1,175 @@
+"""Everything a report is made of, read from one run directory.
+
+A file that is missing is an unfinished stage; a file that cannot be read is noted, and the
+rest of the report is still written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from veritune.errors import RunDirectoryError, VerituneError
+from veritune.report.wording import mapping, one_line
+from veritune.rows import (
+    SPLITS,
+    Conclusion,
+    Example,
+    Prediction,
+    Score,
+    read_comparisons,
+    read_examples,
+    read_predictions,
+    read_scores,
+)
+from veritune.run_dir import RunDirectory
+from veritune.train.log import read_log
+
+T = TypeVar("T")
+
+_ORDER = ("adapted", "baseline", "few_shot", "retrieval")
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The content of a run directory; empty where a stage was not run.
+
+    Attributes:
+        examples: by split, in file order.
+        predictions: first answers by system and example id; systems in display order.
+        scores: by (example id, system), then metric.
+        problems: one sentence for each file that could not be read.
+    """
+
+    path: Path
+    recipe_text: str = ""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    manifest: dict[str, Any] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
+    examples: dict[str, list[Example]] = field(default_factory=dict)
+    log: list[dict[str, Any]] = field(default_factory=list)
+    predictions: dict[str, dict[str, Prediction]] = field(default_factory=dict)
+    scores: dict[tuple[str, str], dict[str, Score]] = field(default_factory=dict)
+    conclusion: Conclusion | None = None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def systems(self) -> list[str]:
+        """Systems that answered, the adapted one first."""
+        return list(self.predictions)
+
+    @property
+    def primary_metric(self) -> str:
+        """The metric of the verdict, from the conclusion or else the recipe."""
+        if self.conclusion is not None:
+            return self.conclusion.primary_metric
+        named = mapping(self.recipe.get("evaluate")).get("primary_metric")
+        return named if isinstance(named, str) and named != "auto" else "chrf"
+
+    def details(self, name: str) -> Any:
+        """A further table of ``comparison.json``, or None."""
+        return None if self.conclusion is None else self.conclusion.details.get(name)
+
+    def stage(self, name: str) -> dict[str, Any]:
+        """What the manifest knows of a stage."""
+        return mapping(mapping(self.manifest.get("stages")).get(name))
+
+
+def load_run(path: Path) -> RunFiles:
+    """Read whatever a run directory holds.
+
+    Raises:
+        RunDirectoryError: there is no such folder.
+    """
+    if not path.is_dir():
+        raise RunDirectoryError(
+            "there is no run directory here",
+            received=path,
+            accepted="a folder that `veritune run` or `veritune prepare` wrote",
+            next_step="name the run's output_dir",
+        )
+    run = RunDirectory(path)
+    reader = _Reader(path)
+    recipe_text = reader.read(run.recipe_file, _read_text, "")
+    examples = {
+        split: rows
+        for split in SPLITS
+        if (rows := reader.read(run.split_file(split), read_examples, []))
+    }
+    predictions = {
+        file.stem: reader.read(file, _read_answers, {})
+        for file in sorted(run.predictions.glob("*.jsonl"), key=lambda item: _place(item.stem))
+    }
+    return RunFiles(
+        path=path,
+        recipe_text=recipe_text,
+        recipe=reader.read(run.recipe_file, _read_yaml, {}),
+        manifest=reader.read(run.manifest_file, lambda _: run.manifest(), {}),
+        card=reader.read(run.data / "card.json", _read_json, {}),
+        examples=examples,
+        log=reader.read(run.train_log, _read_events, []),
+        predictions={name: answers for name, answers in predictions.items() if answers},
+        scores=reader.read(run.scores, _read_score_table, {}),
+        conclusion=reader.read(run.comparison, read_comparisons, None),
+        problems=reader.problems,
+    )
+
+
+def _place(system: str) -> tuple[int, str]:
+    return (_ORDER.index(system) if system in _ORDER else len(_ORDER), system)
+
+
+class _Reader:
+    """Reads files of a run; those that cannot be read become sentences."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.problems: list[str] = []
+
+    def read(self, path: Path, how: Callable[[Path], T], default: T) -> T:
+        if not path.is_file():
+            return default
+        try:
+            return how(path)
+        except VerituneError as error:
+            reason = error.received or error.fault
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        except yaml.YAMLError as error:
+            reason = f"not YAML: {error}"
+        sentence = f"{path.relative_to(self.folder)} could not be read ({one_line(reason)})"
+        if not any(path.name in known for known in self.problems):
+            self.problems.append(f"{sentence}; what it holds is left out.")
+        return default
+
+
+def _read_text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    return mapping(yaml.safe_load(_read_text(path)))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return mapping(json.loads(_read_text(path)))
+
+
+def _read_events(path: Path) -> list[dict[str, Any]]:
+    return [event for event in read_log(path) if isinstance(event, dict)]
+
+
+def _read_answers(path: Path) -> dict[str, Prediction]:
+    return {row.example_id: row for row in read_predictions(path) if row.sample_index == 0}
+
+
+def _read_score_table(path: Path) -> dict[tuple[str, str], dict[str, Score]]:
+    table: dict[tuple[str, str], dict[str, Score]] = {}
+    for row in read_scores(path):
+        table.setdefault((row.example_id, row.system), {})[row.metric] = row
+    return table

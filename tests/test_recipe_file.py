@@ -1,0 +1,147 @@
+"""Recipes: strict, complete about faults, and round-trippable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from veritune.config import Recipe
+from veritune.errors import RecipeError
+from veritune.recipe_file import differences, dump_recipe, known_keys, load_recipe, recipe_from
+
+RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.yaml"))
+
+
+def test_all_the_promised_recipes_are_shipped() -> None:
+    names = {path.name for path in RECIPES}
+    assert names >= {
+        "demo.yaml",
+        "original.yaml",
+        "codet5-python-codes.yaml",
+        "my-data.yaml",
+        "qwen-coder.yaml",
+    }
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_every_shipped_recipe_parses_and_survives_being_resolved(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe_from(yaml.safe_load(dump_recipe(recipe))) == recipe
+
+
+def test_every_fault_is_reported_at_once_with_the_nearest_key() -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe_from(
+            {
+                "lora": {"rank": 3},
+                "train": {"learning_rat": 1e-3, "batch_size": "8"},
+                "data": {"split": {"test": 0}},
+            },
+            ["train.epochs=soon", "nonsense"],
+        )
+    text = str(caught.value)
+    assert "lora.rank: unknown key; did you mean lora.r?" in text
+    assert "did you mean train.learning_rate?" in text
+    assert "train.batch_size" in text and "'8'" in text
+    assert "test must be above 0" in text
+    assert "train.epochs" in text
+    assert "nonsense" in text
+    assert caught.value.exit_code == 2
+
+
+def test_scientific_notation_without_a_point_is_a_number() -> None:
+    assert recipe_from({}, ["train.learning_rate=1e-3"]).train.learning_rate == 1e-3
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("seed: 1\nseed: 2\n")
+    with pytest.raises(RecipeError, match="twice"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model: [", "line"),
+        ("- a\n- b\n", "mapping"),
+        ("a: b: c\n", "line 1"),
+        ("? [x]\n: y\n", "key must be a word"),
+    ],
+)
+def test_broken_yaml_says_where(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=expected):
+        load_recipe(path)
+
+
+def test_a_recipe_that_is_not_utf8_or_not_there(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"seed: 1 # caf\xe9\n")
+    with pytest.raises(RecipeError, match="UTF-8"):
+        load_recipe(tmp_path / "latin.yaml")
+    with pytest.raises(RecipeError, match=r"latin\.yaml"):
+        load_recipe(tmp_path / "latin.yml")
+
+
+@pytest.mark.parametrize("template", ["Answer:", "{input}", "{Question}"])
+def test_a_template_without_the_instruction_is_refused(template: str) -> None:
+    with pytest.raises(RecipeError, match="template must contain"):
+        recipe_from({"model": {"prompt": {"template": template}}})
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        {"validation": 0.6, "test": 0.6},
+        {"test": 0},
+        {"test": -3},
+        {"test": 1.5},
+        {"validation": None, "test": None},
+    ],
+)
+def test_impossible_splits_are_refused(split: dict[str, float | None]) -> None:
+    with pytest.raises(RecipeError):
+        recipe_from({"data": {"split": split}})
+
+
+def test_paths_of_a_recipe_are_relative_to_it_and_overrides_to_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    for folder in ("here", "there"):
+        (tmp_path / folder / "rows.jsonl").write_text("{}")
+    recipe = tmp_path / "there" / "r.yaml"
+    recipe.write_text("data: {source: rows.jsonl}\nmodel: {name_or_path: owner/name}\n")
+    monkeypatch.chdir(tmp_path / "here")
+    assert load_recipe(recipe).data.source == str(tmp_path / "there" / "rows.jsonl")
+    overridden = load_recipe(recipe, ["data.source=rows.jsonl"])
+    assert overridden.data.source == str(tmp_path / "here" / "rows.jsonl")
+    assert load_recipe(recipe).model.name_or_path == "owner/name"
+    code = load_recipe(recipe, ["data.source=code:../there"])
+    assert code.data.source == f"code:{tmp_path / 'there'}"
+
+
+def test_differences_name_the_paths() -> None:
+    one = recipe_from({"train": {"epochs": 3}})
+    two = recipe_from({"train": {"epochs": 5}, "seed": 0})
+    assert differences(one, two) == [("train.epochs", 3.0, 5.0)]
+
+
+@given(st.text(max_size=40))
+def test_any_override_is_either_taken_or_explained(text: str) -> None:
+    try:
+        recipe_from({}, [text])
+    except RecipeError as error:
+        assert error.next_step
+
+
+def test_known_keys_reach_the_deepest_sections() -> None:
+    keys = set(known_keys())
+    assert {"data.split.method", "model.prompt.template", "evaluate.few_shot.k", "seed"} <= keys
+    assert Recipe.model_json_schema()["additionalProperties"] is False
