@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -15,7 +15,6 @@ from veritune.report.wording import (
     corpus,
     fixed,
     interval,
-    is_number,
     metric_label,
     p_value,
     rows_of,
@@ -175,7 +174,7 @@ def _values(files: RunFiles) -> tuple[list[str], list[tuple[str, list[str], bool
     ]
 
 
-def _order(primary: str) -> object:
+def _order(primary: str) -> Callable[[str], tuple[bool, int, str]]:
     known = list(METRICS)
     return lambda name: (
         name != primary,
@@ -204,8 +203,3 @@ def _statistics(rows: Sequence[Comparison]) -> str:
 
 
 _STATISTICS = ("interval:", "p:", "resamples:", "seed:")
-
-
-def has_intervals(rows: Sequence[Comparison]) -> bool:
-    """Whether any difference has an interval."""
-    return any(is_number(row.ci_low) for row in rows)

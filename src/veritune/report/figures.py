@@ -243,9 +243,7 @@ def _horizontal(kind: str, left: float, right: float, y: float) -> str:
     return f'<line class="{kind}" x1="{left}%" x2="{right}%" y1="{y}" y2="{y}"/>'
 
 
-def _polyline(
-    kind: str, points: Sequence[tuple[float, float]], losses: Axis, across: Axis
-) -> str:
+def _polyline(kind: str, points: Sequence[tuple[float, float]], losses: Axis, across: Axis) -> str:
     # Not clamped: what is above the plot leaves it, cut off by the inner svg.
     span = losses.high - losses.low
     path = " ".join(

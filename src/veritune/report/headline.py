@@ -128,9 +128,7 @@ def _facts(files: RunFiles) -> list[tuple[str, str, str]]:
         row = next((row for row in conclusion.comparisons if row.against == best), None)
         if row is not None:
             clusters = plural(row.n_clusters, "cluster")
-            facts.append(
-                ("Evidence", plural(row.n_examples, "unseen question"), f"in {clusters}")
-            )
+            facts.append(("Evidence", plural(row.n_examples, "unseen question"), f"in {clusters}"))
     reads = files.manifest.get("test_reads")
     if is_number(reads):
         note = "once, at the end" if reads == 1 else "each one a chance to look better by luck"

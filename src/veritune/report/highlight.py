@@ -76,7 +76,7 @@ def highlight(code: str) -> Markup:
         else:
             pending += text
     parts.append(_span(kind, pending))
-    return Markup("".join(parts))
+    return Markup("".join(parts))  # noqa: S704
 
 
 @functools.cache

@@ -96,22 +96,19 @@ def load_run(path: Path) -> RunFiles:
     run = RunDirectory(path)
     reader = _Reader(path)
     recipe_text = reader.read(run.recipe_file, _read_text, "")
-    examples = {
-        split: rows
-        for split in SPLITS
-        if (rows := reader.read(run.split_file(split), read_examples, []))
-    }
-    predictions = {
-        file.stem: reader.read(file, _read_answers, {})
-        for file in sorted(run.predictions.glob("*.jsonl"), key=lambda item: _place(item.stem))
-    }
+    examples: dict[str, list[Example]] = {}
+    for split in SPLITS:
+        examples[split] = reader.read(run.split_file(split), read_examples, [])
+    predictions: dict[str, dict[str, Prediction]] = {}
+    for file in sorted(run.predictions.glob("*.jsonl"), key=lambda item: _place(item.stem)):
+        predictions[file.stem] = reader.read(file, _read_answers, {})
     return RunFiles(
         path=path,
         recipe_text=recipe_text,
         recipe=reader.read(run.recipe_file, _read_yaml, {}),
         manifest=reader.read(run.manifest_file, lambda _: run.manifest(), {}),
         card=reader.read(run.data / "card.json", _read_json, {}),
-        examples=examples,
+        examples={split: rows for split, rows in examples.items() if rows},
         log=reader.read(run.train_log, _read_events, []),
         predictions={name: answers for name, answers in predictions.items() if answers},
         scores=reader.read(run.scores, _read_score_table, {}),

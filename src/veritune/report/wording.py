@@ -186,4 +186,6 @@ def mapping(value: object) -> dict[str, Any]:
 
 def rows_of(value: object) -> list[dict[str, Any]]:
     """The mappings of a list; anything else is left out."""
-    return [dict(item) for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    return (
+        [dict(item) for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    )

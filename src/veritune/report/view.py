@@ -1,0 +1,57 @@
+"""The report as data: what both the page and the Markdown are written from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from veritune.report.background import (
+    DataView,
+    HealthRow,
+    Length,
+    SetUp,
+    make_data,
+    make_health,
+    make_lengths,
+    make_set_up,
+    not_measured,
+)
+from veritune.report.cases import Cases, make_cases
+from veritune.report.evidence import Evidence, make_evidence
+from veritune.report.headline import Headline, make_headline
+from veritune.report.highlight import Highlighter
+from veritune.report.load import RunFiles
+from veritune.report.prompts import Prompts, make_prompts
+from veritune.report.training import TrainingView, make_training
+
+
+@dataclass(frozen=True)
+class View:
+    """The ten sections, in order; None or empty where there is nothing to show."""
+
+    headline: Headline
+    evidence: Evidence | None
+    training: TrainingView | None
+    lengths: list[Length]
+    prompts: Prompts | None
+    cases: Cases | None
+    data: DataView | None
+    health: list[HealthRow]
+    set_up: SetUp
+    not_measured: list[tuple[str, str]]
+
+
+def make_view(files: RunFiles) -> View:
+    """Everything the report says about a run."""
+    highlight = Highlighter()
+    return View(
+        headline=make_headline(files),
+        evidence=make_evidence(files),
+        training=make_training(files),
+        lengths=make_lengths(files),
+        prompts=make_prompts(files, highlight),
+        cases=make_cases(files, highlight),
+        data=make_data(files),
+        health=make_health(files),
+        set_up=make_set_up(files),
+        not_measured=not_measured(files),
+    )
