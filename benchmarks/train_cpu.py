@@ -33,6 +33,7 @@ from rich.table import Table
 
 from veritune.config import LoraSection, ModelSection, Recipe, TrainSection
 from veritune.data.sources import read_rows
+from veritune.model.attention import use_packed_attention
 from veritune.model.hardware import choose_placement, cpu_name
 from veritune.model.load import load_model
 from veritune.model.lora import attach_lora
@@ -110,6 +111,7 @@ def veritune_rate(pairs: list[EncodedPair], steps: int) -> float:
     placement = choose_placement(section)
     loaded = load_model(section, placement)
     model = attach_lora(loaded.model, LORA, seed=0)
+    use_packed_attention(model, MAX_PAIR_TOKENS)
     layout = make_layout("causal", "packed", pairs, pad_id=0, decoder_start_id=0)
     with tempfile.TemporaryDirectory() as folder:
         training = Training(

@@ -39,30 +39,30 @@ _BODIES = (
             continue
         result.append(item)
     return result[:limit]''',
-    '''from collections import Counter
+    """from collections import Counter
 
 def {verb}_{noun}({noun}):
     # Most frequent first; ties keep their order.
     totals = Counter({noun})
-    return [name for name, _ in totals.most_common({k})]''',
-    '''def {verb}_{noun}({noun}, key=lambda row: row["{noun}"]):
+    return [name for name, _ in totals.most_common({k})]""",
+    """def {verb}_{noun}({noun}, key=lambda row: row["{noun}"]):
     if not {noun}:
         raise ValueError(f"no {noun} to {verb}: {{len({noun})}}")
-    return sorted({noun}, key=key, reverse=True)[0:{k}]''',
-    '''import math
+    return sorted({noun}, key=key, reverse=True)[0:{k}]""",
+    """import math
 
 class {Verb}{Noun}:
     def __init__(self, scale={k}.5):
         self.scale = scale
 
     def __call__(self, {noun}):
-        return math.sqrt(sum(x ** 2 for x in {noun})) * self.scale''',
-    '''{noun} = input('Enter the {noun}, or 'done' to stop: ')
+        return math.sqrt(sum(x ** 2 for x in {noun})) * self.scale""",
+    """{noun} = input('Enter the {noun}, or 'done' to stop: ')
 while {noun} != 'done':
-    print({noun})''',
-    '''with open("{noun}.csv", encoding="utf-8") as file:
+    print({noun})""",
+    """with open("{noun}.csv", encoding="utf-8") as file:
     rows = [line.rstrip("\\n").split(",") for line in file if line.strip()]
-print(len(rows), "{noun}")''',
+print(len(rows), "{noun}")""",
 )
 _QUESTIONS = (
     "Write a function that can {verb} a list of {noun} and keeps at most {k} of them.",

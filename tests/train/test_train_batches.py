@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from veritune.config import LoraSection, ModelSection
-from veritune.errors import DataError
+from veritune.errors import DataError, EnvironmentFault
+from veritune.model.attention import use_packed_attention
 from veritune.model.hardware import Placement
 from veritune.model.load import load_model
 from veritune.model.lora import attach_lora
@@ -99,6 +100,9 @@ def test_packing_and_padding_give_the_same_loss_and_gradients(
     singles = [_layout("causal", "packed", [p]).batch([p]) for p in PAIRS]
     alone = [_loss_and_gradients(model, batch) for batch in singles]
     expected = sum(loss for loss, _ in alone), sum(gradient for _, gradient in alone)
+    assert use_packed_attention(model, 9)
+    packed = _layout("causal", "packed", PAIRS).batch(PAIRS)
+    results.append(_loss_and_gradients(model, packed))
     for loss, gradient in results:
         assert loss == pytest.approx(expected[0], rel=1e-5)
         assert torch.allclose(gradient, expected[1], rtol=1e-4, atol=1e-5)
@@ -167,3 +171,11 @@ def _loss_and_gradients(model: torch.nn.Module, batch) -> tuple[float, torch.Ten
     loss.backward()
     gradients = [p.grad.flatten() for p in model.parameters() if p.requires_grad]
     return float(loss.detach()), torch.cat(gradients)
+
+
+def test_packed_attention_refuses_rows_that_are_not_packed(tiny_llama_folder: Path) -> None:
+    model = _adapted(tiny_llama_folder)
+    assert use_packed_attention(model, 9)
+    padded = _layout("causal", "longest_in_batch", PAIRS).batch(PAIRS)
+    with pytest.raises(EnvironmentFault, match="not packed"):
+        loss_sum(model, padded)

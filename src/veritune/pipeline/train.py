@@ -9,6 +9,7 @@ from typing import Any
 from veritune.config import Recipe
 from veritune.errors import RecipeError, RunDirectoryError
 from veritune.model.adapter import CONFIG, WEIGHTS, save_adapter
+from veritune.model.attention import use_packed_attention
 from veritune.model.hardware import choose_placement, describe_hardware
 from veritune.model.load import LoadedModel, load_model
 from veritune.model.lora import REBASING_INITS, attach_lora, coverage
@@ -93,6 +94,8 @@ def _train(context: Context, inputs: str) -> None:
     _record_model(run, loaded, model, describe_hardware(placement))
     initial = _keep_initial(run, model, recipe)
     layout = layout_for(recipe, encoder, [*train, *validation], loaded.model.config)
+    if recipe.train.padding == "packed":
+        use_packed_attention(model, max(pair.n_tokens for pair in [*train, *validation]))
     with open_trackers(recipe, run.path / "trackers") as track:
         training = Training(
             model=model,

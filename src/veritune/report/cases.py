@@ -19,10 +19,10 @@ from veritune.report.answers import (
 from veritune.report.highlight import LONGEST_SHOWN, Highlighter, clip
 from veritune.report.load import RunFiles
 from veritune.report.wording import (
-    count,
     fixed,
     metric_label,
     one_line,
+    plural,
     system_label,
     visible,
 )
@@ -49,6 +49,7 @@ class Case:
     Attributes:
         place: position in the data.
         title: the question on one line.
+        question: the whole question, where the title is not all of it.
         cells: one for each system.
         values: JSON, for each system the metrics in the order of ``Cases.metrics``.
         outcomes: words to filter by, for each system.
@@ -152,6 +153,7 @@ class _Page:
         values = {name: values_of(scores_of(files, example_id, name)) for name in outcomes}
         answers = {name: files.predictions[name].get(example_id) for name in outcomes}
         question = question_of(example.instruction, example.input)
+        title = one_line(question, 140)
         is_inlined = self._take(
             question, example.reference, *(row.code for row in answers.values() if row)
         )
@@ -159,8 +161,8 @@ class _Page:
             place=place,
             example_id=visible(example_id),
             source=one_line(example.source, 80),
-            title=one_line(question, 140),
-            question=clip(question) if is_inlined else "",
+            title=title,
+            question=clip(question) if is_inlined and clip(question) != title else "",
             cells=[
                 Cell(fixed(values[name].get(files.primary_metric)), outcome)
                 for name, outcome in outcomes.items()
@@ -193,8 +195,12 @@ class _Page:
             code=self.highlight(code),
             is_empty=is_empty(code),
             outcome=outcome,
-            metrics=[(metric_label(name), fixed(values.get(name))) for name in self.metrics],
-            tokens=count(prediction.n_new_tokens) if prediction and has_tokens else "",
+            metrics=[
+                (metric_label(name), _in_words(name, values.get(name)))
+                for name in self.metrics
+                if name != "parse_rate"
+            ],
+            tokens=plural(prediction.n_new_tokens, "token") if prediction and has_tokens else "",
         )
 
     def _take(self, *texts: str) -> bool:
@@ -209,6 +215,12 @@ def _metrics(files: RunFiles) -> list[str]:
     found = {name for row in files.scores.values() for name in row}
     order = [*(name for name in METRICS if name in found), *sorted(found - METRICS.keys())]
     return sorted(order, key=lambda name: name != files.primary_metric)
+
+
+def _in_words(metric: str, value: float | None) -> str:
+    if metric in METRICS and METRICS[metric].binary and value is not None:
+        return "yes" if value > 0 else "no"
+    return fixed(value)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -62,7 +62,7 @@ class Evidence:
     Attributes:
         by_system: adapted against each other system on the primary metric.
         by_metric: adapted against the best baseline on every metric.
-        everything: all comparisons.
+        everything: all comparisons, in one group for each other system.
         systems: names of the columns of ``values``.
         values: metric, one value per system on test, whether it is the primary one.
         signatures: metric and signature.
@@ -73,7 +73,7 @@ class Evidence:
     best: str
     by_system: Forest
     by_metric: Forest
-    everything: list[Difference]
+    everything: list[list[Difference]]
     systems: list[str]
     values: list[tuple[str, list[str], bool]]
     signatures: list[tuple[str, str]]
@@ -97,7 +97,10 @@ def make_evidence(files: RunFiles) -> Evidence | None:
         best=system_label(best),
         by_system=_forest(on_primary, p_values, primary, best),
         by_metric=_forest(against_best, p_values, primary, best),
-        everything=_forest(rows, p_values, primary, best).rows,
+        everything=[
+            _forest([row for row in rows if row.against == other], p_values, primary, best).rows
+            for other in dict.fromkeys(row.against for row in rows)
+        ],
         systems=[system_label(name) for name in systems],
         values=values,
         signatures=_signatures(files),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from veritune.report.evidence import Evidence
@@ -10,9 +11,12 @@ from veritune.report.training import LossRow, TrainingView
 from veritune.report.view import View
 from veritune.report.wording import DASH, one_line
 
-_MOST_LOSS_ROWS = 15
-_MOST_CASES = 10
-_SPECIAL = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_{}[]<>|#&"})
+_MOST_LOSS_ROWS = 12
+_MOST_CASES = 8
+# What Markdown could act on inside a line; underscores within words and lone brackets cannot.
+_ACTIVE = re.compile(r"[\\`*<|]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])|&(?=[#\w])|~(?=~)")
+_OPENING = re.compile(r"^(?=[#>+\-=])")
+_NUMERIC = re.compile(r"^([+−<\[]\s?)?\d|^\[[+−]|^–$")
 
 
 def render_markdown(view: View) -> str:
@@ -32,34 +36,43 @@ def render_markdown(view: View) -> str:
     return f"{text}\n\nThe whole report, with figures and every answer: report.html\n"
 
 
-def escape(text: object) -> str:
+def escape(text: object, limit: int = 240) -> str:
     """Text on one line in which no character means anything to Markdown."""
-    return one_line(text, 240).translate(_SPECIAL)
+    return _ACTIVE.sub(r"\\\g<0>", one_line(text, limit))
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]], n_text: int = 1) -> str:
-    """A Markdown table padded for reading as it is.
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table padded for reading as it is; columns of numbers are aligned right.
 
     Args:
         head: names of the columns.
         rows: escaped here.
-        n_text: leading columns that hold text; the others are aligned right.
     """
     cells = [[escape(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(3, *(len(row[place]) for row in cells)) for place in range(len(head))]
+    columns = list(zip(*cells, strict=True))
+    widths = [max(3, *map(len, column)) for column in columns]
+    right = [_is_numeric(column[1:]) for column in columns]
 
     def line(row: Sequence[str]) -> str:
         padded = (
-            cell.ljust(width) if place < n_text else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(width) if is_right else cell.ljust(width)
+            for cell, width, is_right in zip(row, widths, right, strict=True)
         )
         return f"| {' | '.join(padded)} |"
 
     rule = [
-        "-" * width if place < n_text else f"{'-' * (width - 1)}:"
-        for place, width in enumerate(widths)
+        f"{'-' * (width - 1)}:" if is_right else "-" * width
+        for width, is_right in zip(widths, right, strict=True)
     ]
     return "\n".join([line(cells[0]), line(rule), *(line(row) for row in cells[1:])])
+
+
+def _is_numeric(cells: Sequence[str]) -> bool:
+    return 2 * sum(bool(_NUMERIC.match(cell)) for cell in cells) > len(cells)
+
+
+def _in_a_row(pairs: Iterable[tuple[str, str]]) -> str:
+    return " · ".join(f"{escape(name)} {escape(text)}" for name, text in pairs)
 
 
 def _headline(view: View) -> str:
@@ -67,7 +80,7 @@ def _headline(view: View) -> str:
     lines = [
         f"# {head.symbol} {escape(head.badge)}",
         "",
-        f"**{escape(head.sentence[:240])}{escape(head.sentence[240:480])}**",
+        escape(head.sentence, 1000),
         "",
         f"Veritune · {escape(head.run)} · {escape(head.date)}",
         "",
@@ -76,17 +89,15 @@ def _headline(view: View) -> str:
             for term, text, note in head.facts
         ),
     ]
-    if head.warnings or head.notices:
-        lines += ["", *(f"> {escape(text)}" for text in (*head.warnings, *head.notices))]
-    return "\n".join(lines)
+    notes = [_OPENING.sub(r"\\", escape(text, 500)) for text in (*head.warnings, *head.notices)]
+    return "\n".join([*lines, "", "\n>\n".join(f"> {note}" for note in notes)])
 
 
 def _evidence(evidence: Evidence | None) -> str:
     if evidence is None:
         return "## Differences\n\nThe systems have not been compared yet."
-    head = ("adapted minus", "difference", "95 % interval", "p", "detectable", "verdict")
     by_system = table(
-        head,
+        ("adapted minus", "difference", "95 % interval", "p", "detectable", "verdict"),
         (
             (row.against, row.delta, row.interval, row.p_value, row.mde, row.verdict)
             for row in evidence.by_system.rows
@@ -100,7 +111,7 @@ def _evidence(evidence: Evidence | None) -> str:
         ),
     )
     values = table(
-        ("test", *evidence.systems), ((name, *values) for name, values, _ in evidence.values)
+        ("test set", *evidence.systems), ((name, *values) for name, values, _ in evidence.values)
     )
     return (
         f"## Differences\n\n{escape(evidence.primary)}, the primary metric:\n\n{by_system}\n\n"
@@ -111,23 +122,19 @@ def _evidence(evidence: Evidence | None) -> str:
 def _training(training: TrainingView | None) -> str:
     if training is None:
         return "## Training\n\nThe model has not been trained yet."
-    parts = ["## Training", escape(training.sentence)]
+    parts = ["## Training", escape(training.sentence, 500)]
     if training.rows:
         parts.append(
             table(
                 ("Step", "Training Loss", "Validation Loss"),
                 (
-                    (
-                        f"{row.step} (best)" if row.is_best else row.step,
-                        row.training,
-                        row.validation,
-                    )
+                    (f"{row.step}{' (best)' if row.is_best else ''}", row.training, row.validation)
                     for row in _thinned(training.rows)
                 ),
             )
         )
     if training.summary:
-        parts.append(table(("summary", "value"), training.summary))
+        parts.append(_in_a_row(training.summary))
     return "\n\n".join(parts)
 
 
@@ -145,44 +152,41 @@ def _prompts(prompts: Prompts | None) -> str:
         return ""
     parts = ["## Training prompts and unseen ones"]
     if prompts.sentence:
-        parts.append(escape(prompts.sentence))
+        parts.append(escape(prompts.sentence, 500))
     if prompts.columns:
-        systems = [f"{name} {unit}" for name in prompts.labels for unit in ("r", "p", "f")]
-        parts += [
-            f"{column.title}, mean over {column.n_everything}:\n\n"
-            + table(("ROUGE", *systems), _rouge_rows(column))
-            + "\n\n"
-            + table(
-                ("", *prompts.labels),
-                (
-                    ("BLEU", *column.everything.bleu),
-                    ("parses", *column.everything.parses),
-                ),
-            )
-            for column in prompts.columns
-        ]
-    if prompts.gap:
+        rouge = (f"{name} {kind}" for name in ("R-1", "R-2", "R-L") for kind in ("r", "p", "f"))
         parts.append(
             table(
+                ("mean over", "system", "parses", "BLEU", *rouge),
                 (
-                    "gap",
-                    "base unseen",
-                    "base training",
-                    "adapted unseen",
-                    "adapted training",
-                    "gap",
-                    "95 % interval",
+                    row
+                    for column in prompts.columns
+                    for row in _average_rows(column, prompts.labels)
                 ),
+            )
+        )
+    if prompts.gap:
+        head = ("", "base unseen", "base training", "adapted unseen", "adapted training", "gap")
+        parts.append(
+            table(
+                (*head, "95 % interval"),
                 ((row.metric, *row.values, row.difference, row.interval) for row in prompts.gap),
             )
         )
     return "\n\n".join(parts)
 
 
-def _rouge_rows(column: PromptColumn) -> list[list[str]]:
+def _average_rows(column: PromptColumn, labels: Sequence[str]) -> list[list[str]]:
+    scores = column.everything
     return [
-        [name, *(number for triple in triples for number in triple)]
-        for name, triples in column.everything.rouge
+        [
+            f"{column.n_everything} {column.title.lower()}",
+            label,
+            scores.parses[place],
+            scores.bleu[place],
+            *(number for _, triples in scores.rouge for number in triples[place]),
+        ]
+        for place, label in enumerate(labels)
     ]
 
 
@@ -200,20 +204,19 @@ def _cases(view: View) -> str:
     )
     metric = cases.metrics[0][1] if cases.metrics else "score"
     return (
-        f"## Answers\n\n{cases.n_all:,} unseen questions, {cases.n_failing:,} adapted answers that"
-        f" are not valid Python. The first {min(_MOST_CASES, len(cases.rows))} by failure, with"
+        f"## Answers\n\n{cases.n_all:,} unseen questions; {escape(cases.systems[0][1].lower())}"
+        f" gives no valid Python on {cases.n_failing:,} of them. Failures first, with"
         f" {escape(metric)} and whether the answer parses:\n\n"
-        + table(("#", "question", *(label for _, label in cases.systems)), rows, n_text=2)
+        + table(("#", "question", *(label for _, label in cases.systems)), rows)
     )
 
 
 def _data(view: View) -> str:
     if view.data is None:
         return "## Data\n\nThe data have not been prepared yet."
-    origin = ", ".join(f"{name} {text}" for name, text in view.data.origin)
     splits = table(("split", "examples", "clusters", "references parse"), view.data.splits)
-    counts = table(("count", "rows"), view.data.counts)
-    return f"## Data\n\n{escape(origin)}\n\n{splits}\n\n{counts}"
+    counts = " · ".join(f"{value} {escape(name)}" for name, value in view.data.counts)
+    return f"## Data\n\n{_in_a_row(view.data.origin)}\n\n{splits}\n\n{counts}"
 
 
 def _health(view: View) -> str:
@@ -233,13 +236,18 @@ def _health(view: View) -> str:
 
 
 def _set_up(view: View) -> str:
-    facts = table(("set-up", "value"), (*view.set_up.model, *view.set_up.machine), n_text=2)
-    stages = table(("stage", "time", "tokens", "tokens/s"), view.set_up.stages)
-    return f"## Set-up\n\n{facts}" + (f"\n\n{stages}" if view.set_up.stages else "")
+    parts = [
+        _in_a_row(pairs)
+        for pairs in (view.set_up.model, view.set_up.machine, view.set_up.versions)
+        if pairs
+    ]
+    if view.set_up.stages:
+        parts.append(table(("stage", "time", "tokens", "tokens/s"), view.set_up.stages))
+    return "\n\n".join(["## Set-up", *parts])
 
 
 def _limits(view: View) -> str:
     if not view.not_measured:
         return ""
-    rows = "\n".join(f"- {escape(what)}: {escape(why)}" for what, why in view.not_measured)
+    rows = "\n".join(f"- {escape(what)}: {escape(why, 500)}" for what, why in view.not_measured)
     return f"## Not measured\n\n{rows}"

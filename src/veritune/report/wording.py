@@ -33,21 +33,18 @@ SYSTEM_NOTES = {
 }
 
 # Characters that act instead of being seen: they move text (bidirectional controls), hide
-# it (zero width) or drive a terminal (C0, C1).  Shown by their picture or their number.
+# it (zero width) or drive a terminal (C0, C1).  Shown by their number.
 _VISIBLE: dict[int, str] = {
-    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"},
-    0x7F: "\u2421",
-    **{code: f"[U+{code:04X}]" for code in range(0x80, 0xA0)},
-    **{
-        code: f"[U+{code:04X}]"
-        for code in (
-            0x061C,
-            *range(0x200B, 0x2010),
-            *range(0x2028, 0x202F),
-            *range(0x2060, 0x206A),
-            0xFEFF,
-        )
-    },
+    code: f"[U+{code:04X}]"
+    for code in (
+        *(code for code in range(0x20) if chr(code) not in "\n\t"),
+        *range(0x7F, 0xA0),
+        0x061C,
+        *range(0x200B, 0x2010),
+        *range(0x2028, 0x202F),
+        *range(0x2060, 0x2070),
+        0xFEFF,
+    )
 }
 
 

@@ -40,8 +40,8 @@ class Batch:
 
     Attributes:
         inputs: keyword arguments of the model: ``input_ids [B, S]`` and, by kind,
-            ``attention_mask [B, S]``, ``position_ids [1, S]`` (packed),
-            ``decoder_input_ids [B, T]``.
+            ``attention_mask [B, S]``, ``position_ids [1, S]`` and ``cu_seq_lens_q [B + 1]``
+            (packed), ``decoder_input_ids [B, T]``.
         labels: causal: ``[B, S]``, already shifted (``labels[:, i]`` is what position i
             must predict); seq2seq: ``[B, T]``.  ``IGNORED`` where nothing is supervised.
         n_supervised: labels that count.
@@ -116,11 +116,17 @@ class Layout:
         return _batch({"input_ids": ids, "attention_mask": mask}, labels, pairs, ids.numel())
 
     def _packed(self, pairs: Sequence[EncodedPair]) -> Batch:
-        # Transformers isolates packed examples when positions restart and no mask is given.
+        # Transformers isolates packed examples when positions restart and no mask is given;
+        # the borders serve ``model.attention``, which computes nothing across them.
         ids = [token for pair in pairs for token in pair.source_ids + pair.target_ids]
         labels = [label for pair in pairs for label in _shifted_labels(pair)]
         positions = torch.cat([torch.arange(pair.n_tokens) for pair in pairs])
-        inputs = {"input_ids": torch.tensor([ids]), "position_ids": positions.unsqueeze(0)}
+        borders = np.cumsum([0, *(pair.n_tokens for pair in pairs)])
+        inputs = {
+            "input_ids": torch.tensor([ids]),
+            "position_ids": positions.unsqueeze(0),
+            "cu_seq_lens_q": torch.tensor(borders, dtype=torch.int32),
+        }
         return _batch(inputs, torch.tensor([labels]), pairs, len(ids))
 
     def _seq2seq(self, pairs: Sequence[EncodedPair]) -> Batch:

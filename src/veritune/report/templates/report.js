@@ -84,7 +84,7 @@
   for (const head of heads) {
     const button = document.createElement("button");
     button.type = "button";
-    button.append(...head.childNodes);
+    button.setAttribute("aria-label", `Sort by ${head.textContent.replace("#", "").trim()}`);
     head.append(button);
     button.addEventListener("click", () => {
       const by = head.dataset.sort === "place" ? "place" : Number(head.dataset.sort);
