@@ -107,7 +107,7 @@ def test_weights_that_do_not_fit(
 
 def test_an_output_folder_that_is_taken(tiny_llama_folder: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, tiny_llama_folder)
-    assert invoke("prepare", recipe).exit_code == 0
+    assert invoke("train", recipe).exit_code == 0
     before = (tmp_path / "run/recipe.yaml").read_bytes()
     _fault(invoke("run", recipe, "--set", "lora.r=2"), 2, "another run", "lora.r")
     assert (tmp_path / "run/recipe.yaml").read_bytes() == before

@@ -23,9 +23,17 @@ def test_an_output_folder_with_another_run_is_refused_naming_the_difference(
 ) -> None:
     run = RunDirectory(tmp_path / "run")
     run.claim(recipe_from({"train": {"epochs": 3}}))
+    run.checkpoints.mkdir()
     with pytest.raises(RunDirectoryError, match=r"train\.epochs: 3\.0 there, 5\.0 here"):
         run.claim(recipe_from({"train": {"epochs": 5}}))
     assert run.recipe().train.epochs == 3
+
+
+def test_before_training_a_recipe_may_be_corrected(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.claim(recipe_from({"data": {"source": "wrong.jsonl"}}))
+    run.claim(recipe_from({"data": {"source": "right.jsonl"}}))
+    assert run.recipe().data.source == "right.jsonl"
 
 
 def test_evaluation_settings_may_change_in_a_run(tmp_path: Path) -> None:
