@@ -48,7 +48,7 @@ _DEMO_RECIPE = Path(__file__).with_name("demo.yaml")
 
 def main() -> None:
     """Entry point of the ``veritune`` command."""
-    _quiet_libraries()
+    _settle_environment()
     app()
 
 
@@ -226,8 +226,13 @@ def _exit(error: VerituneError, as_json: bool) -> None:
     raise typer.Exit(error.exit_code) from None
 
 
-def _quiet_libraries() -> None:
-    """Other libraries' bars and advice would drown the few lines that matter here."""
+def _settle_environment() -> None:
+    """Settings that libraries read when they are imported.
+
+    Threads that wait by spinning hold back the ones they wait for as soon as another
+    process wants a core; and other libraries' bars would drown the lines that matter here.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -244,9 +244,10 @@ def open_run(path: Path) -> RunDirectory:
         RunDirectoryError: the folder is not a run directory.
     """
     run = RunDirectory(path)
-    if not run.recipe_file.is_file():
+    missing = [f.name for f in (run.recipe_file, run.manifest_file) if not f.is_file()]
+    if missing:
         raise RunDirectoryError(
-            "this is not a run directory: it has no recipe.yaml",
+            f"this is not a run directory: it has no {missing[0]}",
             received=path,
             accepted="a folder that `veritune run` or `veritune prepare` wrote, or a recipe file",
             next_step="name the run's output_dir",
