@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from test_main_job import invoke
 
+from test_main_job import invoke
 from veritune import doctor
 
 

@@ -27,8 +27,8 @@ from veritune.rows import (
 from veritune.score import extract_code, score_predictions
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
-NOUNS = "orders invoices readings words edges prices scores files events users".split()
-VERBS = "collect merge rank filter count group sum flatten rotate validate".split()
+NOUNS = ("orders", "invoices", "readings", "words", "edges", "prices", "scores", "files", "users")
+VERBS = ("collect", "merge", "rank", "filter", "count", "group", "sum", "rotate", "validate")
 
 _BODIES = (
     '''def {verb}_{noun}({noun}, limit=None):
@@ -172,22 +172,25 @@ def _predictions(examples: list[Example], seed: int) -> Iterator[Prediction]:
 def _raw_answer(draw: random.Random, system: str, row: Example, pool: list[str]) -> str:
     if system == "retrieval":
         return draw.choice(pool)
-    other = draw.choice(_BODIES).format(**_words(draw))
     if system == "adapted":
-        if row.split == "train" and draw.random() < 0.6:
-            return row.reference
-        kept = row.reference.splitlines()
-        roll = draw.random()
-        if roll < 0.1:
-            return ""
-        if roll < 0.3:
-            return "\n".join(kept[:-1]) + "\n    return result[" + HOSTILE
-        return "\n".join([*kept[: max(1, len(kept) - 1)], "    return None"])
+        return _adapted_answer(draw, row)
+    other = draw.choice(_BODIES).format(**_words(draw))
     talk = "Sure! Here is a Python function that does what you asked for.\n\n"
     if draw.random() < 0.3:
         return talk + "It reads the values one by one. " * 16
     fenced = f"{talk}```python\n{other}\n```\nThis function takes a list and returns a list."
     return fenced if system == "baseline" or draw.random() < 0.4 else other
+
+
+def _adapted_answer(draw: random.Random, row: Example) -> str:
+    if row.split == "train" and draw.random() < 0.6:
+        return row.reference
+    kept = row.reference.splitlines()[:-1] or ["pass"]
+    roll = draw.random()
+    if roll < 0.1:
+        return ""
+    ending = f"    return result[{HOSTILE}" if roll < 0.3 else "    return None"
+    return "\n".join([*kept, ending])
 
 
 def manifest() -> dict[str, Any]:

@@ -7,7 +7,9 @@ alone would fall back to whatever version its cache holds when a revision cannot
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from veritune.config import DataSection
@@ -127,11 +129,11 @@ def _load(section: DataSection, commit: str | None) -> Any:
 
 
 def _commit_of(dataset: Any) -> str | None:
-    """The commit whose files were loaded, from their addresses ``hf://…@COMMIT/…``."""
-    for address in dataset.info.download_checksums or {}:
-        before, at, after = address.partition("@")
-        if at and before.startswith("hf://"):
-            return str(after.partition("/")[0])
+    """The commit that was loaded: ``datasets`` names its cache folder after it."""
+    for item in dataset.cache_files:
+        folder = Path(item["filename"]).parent.name
+        if re.fullmatch(r"[0-9a-f]{40}", folder):
+            return folder
     return None
 
 

@@ -8,6 +8,7 @@ import logging
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -121,7 +122,7 @@ def load_model(section: ModelSection, placement: Placement, *, seed: int = 0) ->
         kind=kind,
         reference=reference,
         description=description,
-        revision=getattr(model.config, "_commit_hash", None),
+        revision=_commit_of(reference),
     )
 
 
@@ -169,6 +170,18 @@ def _read_weights(
         trust_remote_code=section.trust_remote_code,
         **arguments,
     )
+
+
+def _commit_of(reference: Reference) -> str | None:
+    """The commit whose files were loaded, from the hub cache's ``snapshots/COMMIT`` folder."""
+    if reference.kind != "hub":
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(
+        reference.location, "config.json", revision=reference.revision or "main"
+    )
+    return Path(found).parent.name if isinstance(found, str) else reference.revision
 
 
 def _plain_generation(model: Any) -> None:

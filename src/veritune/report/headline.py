@@ -67,7 +67,7 @@ def make_headline(files: RunFiles) -> Headline:
         badge = visible(conclusion.verdict)
         kind, symbol = VERDICT_MARKS.get(conclusion.verdict, VERDICT_MARKS["not measured"])
         sentence = visible(conclusion.sentence)
-    lead, colon, rest = sentence.partition(": ")
+    lead, colon, rest = sentence.partition(": ") if conclusion else (sentence, "", "")
     return Headline(
         badge=badge,
         kind=kind,

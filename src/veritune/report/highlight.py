@@ -43,24 +43,27 @@ class Highlighter:
         budget: characters left to highlight; pygments manages about 400 in a millisecond.
     """
 
-    budget: int = 300_000
+    budget: int = 200_000
     is_used_up: bool = False
 
     def __call__(self, code: str) -> Markup:
         """The code, escaped, at most ``LONGEST_SHOWN`` characters of it."""
-        shown = clip(code)
+        shown = visible(code[:LONGEST_SHOWN])
         if len(shown) > self.budget:
             self.is_used_up = True
-            return escape(shown)
+            return escape(shown) + _left_out(code)
         self.budget -= len(shown)
-        return highlight(shown)
+        return highlight(shown) + _left_out(code)
 
 
 def clip(text: str) -> str:
     """Visible text of at most ``LONGEST_SHOWN`` characters, saying what was left out."""
-    if len(text) <= LONGEST_SHOWN:
-        return visible(text)
-    return f"{visible(text[:LONGEST_SHOWN])}\n… {len(text) - LONGEST_SHOWN:,} more characters"
+    return visible(text[:LONGEST_SHOWN]) + _left_out(text)
+
+
+def _left_out(text: str) -> str:
+    more = len(text) - LONGEST_SHOWN
+    return f"\n… {more:,} more characters" if more > 0 else ""
 
 
 @functools.lru_cache(maxsize=2048)

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from veritune.compare import MIN_CLUSTERS
 from veritune.report import figures
 from veritune.report.view import View
+from veritune.report.wording import SYSTEM_NOTES, system_label
 
 
 def render_html(view: View) -> str:
@@ -37,6 +38,7 @@ def render_html(view: View) -> str:
         policy=_policy(style, script),
         share_bar=figures.share_bar,
         min_clusters=MIN_CLUSTERS,
+        system_notes=[(system_label(name), note) for name, note in SYSTEM_NOTES.items()],
     )
     return page.encode("utf-8", "replace").decode("utf-8")
 

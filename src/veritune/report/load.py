@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import yaml
 
 from veritune.errors import RunDirectoryError, VerituneError
-from veritune.report.wording import mapping, one_line
+from veritune.report.wording import is_number, mapping, one_line
 from veritune.rows import (
     SPLITS,
     Conclusion,
@@ -112,7 +112,7 @@ def load_run(path: Path) -> RunFiles:
         log=reader.read(run.train_log, _read_events, []),
         predictions={name: answers for name, answers in predictions.items() if answers},
         scores=reader.read(run.scores, _read_score_table, {}),
-        conclusion=reader.read(run.comparison, read_comparisons, None),
+        conclusion=reader.read(run.comparison, _read_conclusion, None),
         problems=reader.problems,
     )
 
@@ -162,7 +162,30 @@ def _read_events(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_answers(path: Path) -> dict[str, Prediction]:
-    return {row.example_id: row for row in read_predictions(path) if row.sample_index == 0}
+    rows = read_predictions(path)
+    for row in rows:
+        _check_text(row, "example_id", "code", "finish_reason")
+    return {row.example_id: row for row in rows if row.sample_index == 0}
+
+
+def _read_conclusion(path: Path) -> Conclusion | None:
+    conclusion = read_comparisons(path)
+    _check_text(conclusion, "primary_metric", "best_baseline", "verdict", "sentence")
+    for row in conclusion.comparisons:
+        _check_text(row, "metric", "system", "against", "signature", "verdict")
+        if not is_number(row.delta):
+            raise ValueError(f"delta is {row.delta!r}")
+        for name in ("ci_low", "ci_high", "mde"):
+            value = getattr(row, name)
+            if value is not None and not is_number(value):
+                raise ValueError(f"{name} is {value!r}")
+    return conclusion
+
+
+def _check_text(record: object, *names: str) -> None:
+    for name in names:
+        if not isinstance(getattr(record, name), str):
+            raise ValueError(f"{name} is {getattr(record, name)!r}, not text")
 
 
 def _read_score_table(path: Path) -> dict[tuple[str, str], dict[str, Score]]:

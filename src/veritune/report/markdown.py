@@ -14,7 +14,9 @@ from veritune.report.wording import DASH, one_line
 _MOST_LOSS_ROWS = 12
 _MOST_CASES = 8
 # What Markdown could act on inside a line; underscores within words and lone brackets cannot.
-_ACTIVE = re.compile(r"[\\`*<|]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])|&(?=[#\w])|~(?=~)")
+_ACTIVE = re.compile(
+    r"[\\`*|]|<(?=[A-Za-z/!?])|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])|&(?=[#\w])|~(?=~)"
+)
 _OPENING = re.compile(r"^(?=[#>+\-=])")
 _NUMERIC = re.compile(r"^([+−<\[]\s?)?\d|^\[[+−]|^–$")
 
@@ -180,7 +182,7 @@ def _average_rows(column: PromptColumn, labels: Sequence[str]) -> list[list[str]
     scores = column.everything
     return [
         [
-            f"{column.n_everything} {column.title.lower()}",
+            f"{column.title} ({column.n_everything})",
             label,
             scores.parses[place],
             scores.bleu[place],

@@ -28,8 +28,6 @@ SYSTEM_NOTES = {
     "baseline": "the same weights with the adapter switched off",
     "few_shot": "the base model with training examples in its prompt",
     "retrieval": "no model: the answer of the nearest training question (BM25)",
-    "full_finetune": "all weights trained, on the same budget",
-    "merged": "the adapter folded into the weights",
 }
 
 # Characters that act instead of being seen: they move text (bidirectional controls), hide
