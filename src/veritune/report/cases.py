@@ -19,6 +19,7 @@ from veritune.report.answers import (
 from veritune.report.highlight import LONGEST_SHOWN, Highlighter, clip
 from veritune.report.load import RunFiles
 from veritune.report.wording import (
+    count,
     fixed,
     metric_label,
     one_line,
@@ -76,8 +77,7 @@ class Cases:
     Attributes:
         systems: (name, label) of the columns.
         metrics: (name, label) in the order of ``Case.values``.
-        n_all: questions that were asked; ``rows`` may hold fewer.
-        n_failing: questions whose adapted answer does not parse.
+        sentence: how many questions were asked, and on how many the first system fails.
         limits: plain sentences on what this page leaves out and where to find it.
     """
 
@@ -85,8 +85,7 @@ class Cases:
     metrics: list[tuple[str, str]]
     primary: str
     rows: list[Case]
-    n_all: int
-    n_failing: int
+    sentence: str
     limits: list[str]
 
 
@@ -130,10 +129,16 @@ def make_cases(files: RunFiles, highlight: Highlighter) -> Cases | None:
         metrics=[(name, metric_label(name)) for name in metrics],
         primary=files.primary_metric,
         rows=rows,
-        n_all=len(asked),
-        n_failing=sum(row[first].word != "parses" for row in outcomes.values()),
+        sentence=_sentence(first, [row[first] for row in outcomes.values()]),
         limits=_limits(len(asked), rows, highlight),
     )
+
+
+def _sentence(system: str, outcomes: list[Outcome]) -> str:
+    failing = sum(outcome.word != "parses" for outcome in outcomes)
+    claim = f"no valid Python on {count(failing)} of them" if failing else "valid Python on each"
+    asked = plural(len(outcomes), "unseen question")
+    return f"{asked}; {system_label(system).lower()} gives {claim}."
 
 
 class _Page:

@@ -206,8 +206,7 @@ def _cases(view: View) -> str:
     )
     metric = cases.metrics[0][1] if cases.metrics else "score"
     return (
-        f"## Answers\n\n{cases.n_all:,} unseen questions; {escape(cases.systems[0][1].lower())}"
-        f" gives no valid Python on {cases.n_failing:,} of them. Failures first, with"
+        f"## Answers\n\n{escape(cases.sentence)} Failures first, with"
         f" {escape(metric)} and whether the answer parses:\n\n"
         + table(("#", "question", *(label for _, label in cases.systems)), rows)
     )
