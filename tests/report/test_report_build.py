@@ -66,6 +66,12 @@ def markdown(report: Path) -> str:
     return report.with_suffix(".md").read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "small"
+    return build_run(path, n_test=3, n_train=3, n_validation=2, resamples=200)
+
+
 @pytest.fixture
 def damaged(finished_run: Path, tmp_path: Path) -> Path:
     """A copy to remove files from and to break."""
@@ -270,8 +276,10 @@ def test_a_file_that_cannot_be_read_is_named(damaged: Path, name: str) -> None:
 
 @pytest.mark.parametrize("junk", [None, "x", 3.5, [], {}, [None], [{}], {"a": {}}])
 @pytest.mark.parametrize("name", ["manifest.json", "data/card.json", "comparison.json"])
-def test_no_value_of_a_file_stops_the_report(tmp_path: Path, name: str, junk: Any) -> None:
-    run = build_run(tmp_path / "run", n_test=3, n_train=3, n_validation=2, resamples=200)
+def test_no_value_of_a_file_stops_the_report(
+    small_run: Path, tmp_path: Path, name: str, junk: Any
+) -> None:
+    run = Path(shutil.copytree(small_run, tmp_path / "run"))
     content = json.loads((run / name).read_text())
     (run / name).write_text(json.dumps(dict.fromkeys(content, junk)))
     html, _ = build_report(run)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from veritune.report.axes import axis_over, difference_axis
+from veritune.report.headline import BUNDLED_DESCRIPTION
 from veritune.report.highlight import LONGEST_SHOWN, Highlighter, highlight
 from veritune.report.markdown import escape, table
 from veritune.report.wording import (
@@ -90,7 +91,8 @@ def test_axes_hold_their_values(values: list[float]) -> None:
     for axis in (axis_over(values), difference_axis(values)):
         assert list(axis.ticks) == sorted(set(axis.ticks))
         assert 2 <= len(axis.ticks) <= 14
-        assert all(axis.low - 1e-6 <= value <= axis.high + 1e-6 for value in values)
+        slack = 1e-8 * (axis.high - axis.low)
+        assert all(axis.low - slack <= value <= axis.high + slack for value in values)
         assert all(0 <= axis.at(value) <= 100 for value in (*values, axis.low, axis.high))
         assert len({axis.label(tick) for tick in axis.ticks}) == len(axis.ticks)
     assert difference_axis(values).low <= 0 <= difference_axis(values).high
@@ -100,6 +102,12 @@ def test_axes_hold_their_values(values: list[float]) -> None:
 def test_wording_takes_whatever_a_file_holds(value: object) -> None:
     for show in (fixed, signed, percent, p_value, significant, duration, one_line):
         assert isinstance(show(value), str)
+
+
+def test_the_bundled_model_is_described_as_where_it_is_made() -> None:
+    from veritune.model.bundled import DESCRIPTION
+
+    assert BUNDLED_DESCRIPTION == DESCRIPTION
 
 
 @pytest.mark.parametrize(

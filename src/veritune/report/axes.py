@@ -31,7 +31,7 @@ class Axis:
     def label(self, value: float) -> str:
         """A tick with as many decimals as the ticks need."""
         step = self.ticks[1] - self.ticks[0] if len(self.ticks) > 1 else 1.0
-        digits = max(0, -math.floor(math.log10(step) + 1e-9))
+        digits = next((d for d in range(12) if abs(round(step, d) - step) < 1e-6 * step), 12)
         return f"{value:,.{digits}f}".replace("-", "−")
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from veritune.config import BUNDLED_MODEL
-from veritune.model.bundled import DESCRIPTION
 from veritune.report.load import RunFiles
 from veritune.report.wording import (
     corpus,
@@ -21,6 +20,9 @@ from veritune.report.wording import (
     system_label,
     visible,
 )
+
+BUNDLED_DESCRIPTION = "SmolLM2-135M-Instruct, 4-bit (Q4_1) and dequantised"
+"""What the manifest says of the bundled model; said even where the manifest is missing."""
 
 VERDICT_MARKS = {
     "better": ("is-better", "▲"),
@@ -88,10 +90,10 @@ def model_name(files: RunFiles) -> tuple[str, str]:
     model = mapping(files.manifest.get("model"))
     chosen = mapping(files.recipe.get("model")).get("name_or_path")
     name = model.get("name") or chosen or "unknown"
-    description = model.get("description") or (DESCRIPTION if name == BUNDLED_MODEL else "")
+    description = model.get("description") or ""
     if BUNDLED_MODEL in (name, chosen):
         # How these weights came about belongs to every number made with them.
-        description = description or DESCRIPTION
+        description = description or BUNDLED_DESCRIPTION
     if mapping(files.recipe.get("model")).get("init") == "random":
         description = "; ".join(part for part in (str(description), "random weights") if part)
     return one_line(name), one_line(description) if description != name else ""

@@ -22,7 +22,7 @@
 
   const matches = {
     "": () => true,
-    parses: (words) => true,
+    parses: (words) => words.includes("parses"),
     unparsed: (words) => !words.includes("parses") && !words.includes("missing"),
     empty: (words) => words.includes("empty"),
     cut: (words) => words.includes("cut"),
