@@ -136,6 +136,20 @@ def test_changed_data_is_noticed(tiny_llama_folder: Path, tmp_path: Path) -> Non
     assert first.instruction == rows()[-1]["instruction"]
 
 
+def test_data_that_changed_after_training_is_refused_and_the_run_kept(
+    tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path, tiny_llama_folder)
+    assert invoke("run", recipe).exit_code == 0
+    kept = (tmp_path / "run/data/train.parquet").read_bytes()
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(reversed(source.read_text().splitlines(keepends=True))))
+    refused = invoke("run", recipe)
+    assert refused.exit_code == 2
+    assert "data source has changed since training began" in refused.stderr
+    assert (tmp_path / "run/data/train.parquet").read_bytes() == kept
+
+
 def test_verbs_one_by_one_from_the_run_directory(tiny_llama_folder: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, tiny_llama_folder)
     counts = json.loads(invoke("prepare", recipe, "--json").stdout)

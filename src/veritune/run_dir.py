@@ -186,11 +186,11 @@ class RunDirectory:
                     accepted="a new folder, an empty one, or this recipe's earlier run",
                     next_step="name another output_dir",
                 )
-        if is_run and self._is_trained():
+        if is_run and self.is_trained():
             self._refuse_another_run(recipe)
         write_text(self.recipe_file, dump_recipe(recipe))
 
-    def _is_trained(self) -> bool:
+    def is_trained(self) -> bool:
         """Whether training has left anything; before that a recipe may still be corrected."""
         return self.adapter.exists() or self.train_log.exists() or self.checkpoints.exists()
 

@@ -331,3 +331,16 @@ def test_nothing_heavy_is_imported() -> None:
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_secondary_verdict_needs_to_survive_holm() -> None:
+    seen = set()
+    for lift in (0.32, 0.36, 0.4, 0.45, 0.5, 0.6):
+        result = plain({"baseline": 0.3, "few_shot": 0.31, "adapted": lift})
+        holm = {(r["metric"], r["against"]): r["p_holm"] for r in result.details["holm"]}
+        for row in result.comparisons:
+            p_holm = holm.get((row.metric, row.against))
+            if p_holm is not None and p_holm >= 0.05:
+                assert row.verdict == "no difference detected"
+                seen.add(row.ci_low is not None and (row.ci_low > 0 or row.ci_high < 0))
+    assert seen == {True, False}, "some interval without zero must have been taken back"

@@ -6,6 +6,7 @@ The best baseline is chosen on validation; test is only read for the comparison 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from veritune.compare.gap import memorisation_gap, reproduction
@@ -20,6 +21,7 @@ from veritune.rows import Comparison, Conclusion, Example, Prediction, Score
 from veritune.score import METRICS, corpus_value
 
 ADAPTED, BASELINE = "adapted", "baseline"
+SIGNIFICANCE = 0.05
 MERGED, REFERENCE = "merged", "reference"
 """Compared but never a baseline, being the adapted model once more; and no system at all."""
 
@@ -83,10 +85,11 @@ def conclude(
     if best != BASELINE and BASELINE in primary:
         sentence += f" {zero_shot_sentence(primary[BASELINE])}"
     gap = _gap(table, metrics, clusters, resamples, seed)
+    corrected = _holm(row for row in comparisons if row is not primary[best])
     details = {
         "best_baseline_choice": chosen,
         "metrics": metric_table(table),
-        "holm": _holm(row for row in comparisons if row is not primary[best]),
+        "holm": corrected,
         "mcnemar": exact,
         "generation": generation_table(
             [row for row in predictions if splits.get(row.example_id) == "test"]
@@ -101,7 +104,7 @@ def conclude(
         best_baseline=best,
         verdict=primary[best].verdict,
         sentence=sentence,
-        comparisons=tuple(comparisons),
+        comparisons=_after_correction(comparisons, corrected),
         details=details,
     )
 
@@ -172,6 +175,22 @@ def _holm(comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:
         {"metric": row.metric, "against": row.against, "p_value": p_value, "p_holm": p_holm}
         for (row, p_value), p_holm in zip(rows, adjusted, strict=True)
     ]
+
+
+def _after_correction(
+    comparisons: Iterable[Comparison], corrected: Iterable[Mapping[str, Any]]
+) -> tuple[Comparison, ...]:
+    """Take back secondary verdicts that do not survive Holm; intervals stay as they are."""
+    survivors = {
+        (row["metric"], row["against"]) for row in corrected if row["p_holm"] < SIGNIFICANCE
+    }
+    lost = {(row["metric"], row["against"]) for row in corrected} - survivors
+    return tuple(
+        replace(row, verdict="no difference detected")
+        if row.verdict in ("better", "worse") and (row.metric, row.against) in lost
+        else row
+        for row in comparisons
+    )
 
 
 def _gap(

@@ -14,17 +14,23 @@ _F_STRING_START = getattr(tokenize, "FSTRING_START", None)
 _F_STRING_END = getattr(tokenize, "FSTRING_END", None)
 
 
-def parse(code: str) -> ast.Module | str:
-    """Parse a program, or say in a few words why it is not valid Python.
+def parse(code: str, *, with_line: bool = False) -> ast.Module | str:
+    """Parse a program, or say in one line why it is not valid Python.
 
-    The reason carries no line number, so that equal reasons can be counted.
+    Hostile text is expected: NUL, lone surrogates, nesting beyond the parser's depth.
+
+    Args:
+        with_line: name the line of the fault; without it equal reasons can be counted.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return ast.parse(code)
     except SyntaxError as error:
-        return f"{type(error).__name__}: {_PLACE.sub('', error.msg)}"[:200]
+        if not with_line:
+            return f"{type(error).__name__}: {_PLACE.sub('', error.msg)}"[:200]
+        where = "" if error.lineno is None else f" (line {error.lineno})"
+        return f"{type(error).__name__}: {error.msg}{where}".partition("\n")[0][:200]
     except _FAULTS_OF_PARSER as error:
         return f"{type(error).__name__}: {error}".partition("\n")[0][:200]
 

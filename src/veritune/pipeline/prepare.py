@@ -10,6 +10,7 @@ from typing import Any
 from veritune.config import DataSection, Recipe
 from veritune.data.prepare import Prepared, prepare, write_prepared
 from veritune.data.sources import kind_of_source
+from veritune.errors import RunDirectoryError
 from veritune.pipeline.context import Context, add_notices
 from veritune.pipeline.encode import Encoder, make_encoder
 from veritune.progress import Reporter
@@ -22,6 +23,7 @@ def prepare_stage(context: Context) -> dict[str, Any]:
     inputs = prepare_inputs(recipe)
     outputs = [*split_files(run), run.data / "card.json"]
     if not context.skip("prepare", inputs, outputs):
+        _refuse_other_data(context, inputs)
         context.reporter.say(f"prepare: {recipe.data.source}")
         started = time.perf_counter()
         prepared = prepare_rows(recipe, make_encoder(recipe), context.reporter)
@@ -30,6 +32,22 @@ def prepare_stage(context: Context) -> dict[str, Any]:
         run.finish_stage("prepare", inputs, time.perf_counter() - started, **counts(prepared.card))
     record = run.stage_record("prepare")
     return {name: record[name] for name in record if name.startswith("n_")}
+
+
+def _refuse_other_data(context: Context, inputs: str) -> None:
+    """An adapter and its report must not end up beside data they never saw.
+
+    Raises:
+        RunDirectoryError: training has begun here on other data.
+    """
+    before = context.run.stage_record("prepare").get("inputs_sha256")
+    if context.run.is_trained() and before not in (None, inputs):
+        raise RunDirectoryError(
+            "the data source has changed since training began in this run",
+            received=f"{context.recipe.data.source} (inputs {inputs[:12]}, then {before[:12]})",
+            accepted="the data that the run was started with",
+            next_step="name another output_dir for the new data, or restore the old",
+        )
 
 
 def prepare_rows(recipe: Recipe, encoder: Encoder, reporter: Reporter) -> Prepared:

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import ast
-import warnings
 
-_LIMIT_OF_REASON = 200
+from veritune.data import syntax
 
 
 def parse(code: str) -> ast.Module | str:
-    """Parse a program, or say in one line why it cannot be parsed.
-
-    Hostile text is expected: NUL, lone surrogates, nesting beyond the parser's depth.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(code)
-    except SyntaxError as error:
-        where = "" if error.lineno is None else f" (line {error.lineno})"
-        return _one_line(f"{type(error).__name__}: {error.msg}{where}")
-    except (ValueError, RecursionError, MemoryError, OverflowError) as error:
-        return _one_line(f"{type(error).__name__}: {error}")
+    """Parse a program, or say in one line why and where it cannot be parsed."""
+    return syntax.parse(code, with_line=True)
 
 
 def parse_failure(code: str) -> str | None:
@@ -56,8 +44,3 @@ def same_tree(first: ast.AST, second: ast.AST) -> bool:
         elif repr(one) != repr(two):
             return False
     return True
-
-
-def _one_line(reason: str) -> str:
-    first = (reason.splitlines() or [""])[0].rstrip(": ")
-    return first if len(first) <= _LIMIT_OF_REASON else f"{first[:_LIMIT_OF_REASON]}…"
