@@ -111,6 +111,7 @@ def load_model(section: ModelSection, placement: Placement, *, seed: int = 0) ->
             model = _read_weights(reference, section, placement, kind)
     model = model.to(placement.device).eval().requires_grad_(False)
     _plain_generation(model)
+    _contiguous_head(model)
     description = DESCRIPTION if reference.kind == "bundled" else reference.name
     if reference.kind == "gguf":
         description += " (GGUF, dequantised)"
@@ -193,6 +194,17 @@ def _plain_generation(model: Any) -> None:
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
     kept = {name: getattr(old, name, None) for name in names}
     model.generation_config = configuration(**kept, use_cache=True)
+
+
+def _contiguous_head(model: Any) -> None:
+    """Give the vocabulary projection contiguous rows.
+
+    On a strided slice such as ``hidden[:, -1:]`` torch multiplies batch by batch and copies
+    the whole matrix for each row first: seconds per prompt batch on a CPU.
+    """
+    head = model.get_output_embeddings()
+    if head is not None:
+        head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
 
 
 def _refuse_too_large(section: ModelSection, placement: Placement) -> None:
