@@ -169,7 +169,7 @@ def test_verbs_one_by_one_from_the_run_directory(tiny_llama_folder: Path, tmp_pa
 def test_a_small_t5_memorises_a_handful_of_rows_and_the_report_shows_the_gap(
     tmp_path: Path,
 ) -> None:
-    model = build_model("t5", tmp_path / "t5", size=64, t5_dropout=0.0)
+    model = build_model("t5", tmp_path / "t5", size=96, t5_dropout=0.0)
     recipe = write_recipe(
         tmp_path,
         model,
