@@ -188,3 +188,20 @@ def test_help_and_version_are_quick_and_complete() -> None:
         assert "Example: veritune" in invoke(verb, "--help").stdout
     schema = json.loads(invoke("schema").stdout)
     assert "LoraSection" in schema["$defs"]
+
+
+def test_the_way_out_of_a_failed_first_step_is_open(
+    tiny_llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from veritune.train import loop
+
+    def hungry(*arguments: Any) -> None:
+        raise MemoryError("too much")
+
+    recipe = write_recipe(tmp_path, tiny_llama_folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "loss_sum", hungry)
+        text = _fault(invoke("train", recipe), 3, "memory ran out while training")
+    assert "train.batch_size=2" in text
+    advised = ["--set", "train.batch_size=2", "--set", "train.accumulation_steps=2"]
+    assert invoke("train", recipe, *advised).exit_code == 0

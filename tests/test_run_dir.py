@@ -23,7 +23,7 @@ def test_an_output_folder_with_another_run_is_refused_naming_the_difference(
 ) -> None:
     run = RunDirectory(tmp_path / "run")
     run.claim(recipe_from({"train": {"epochs": 3}}))
-    run.checkpoints.mkdir()
+    (run.checkpoints / "step-00000001").mkdir(parents=True)
     with pytest.raises(RunDirectoryError, match=r"train\.epochs: 3\.0 there, 5\.0 here"):
         run.claim(recipe_from({"train": {"epochs": 5}}))
     assert run.recipe().train.epochs == 3

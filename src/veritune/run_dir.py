@@ -191,8 +191,8 @@ class RunDirectory:
         write_text(self.recipe_file, dump_recipe(recipe))
 
     def is_trained(self) -> bool:
-        """Whether training has left anything; before that a recipe may still be corrected."""
-        return self.adapter.exists() or self.train_log.exists() or self.checkpoints.exists()
+        """Whether there is trained work to lose; before that a recipe may still be corrected."""
+        return self.adapter.exists() or any(self.checkpoints.glob("step-*"))
 
     def _refuse_another_run(self, recipe: Recipe) -> None:
         changed = [

@@ -150,6 +150,6 @@ def _keep_initial(run: RunDirectory, model: Any, recipe: Recipe) -> Path | None:
     if recipe.lora.init not in REBASING_INITS:
         return None
     folder = run.checkpoints / "initial_adapter"
-    if not (folder / WEIGHTS).is_file():
-        save_adapter(model, folder, base_name=recipe.model.name_or_path)
+    # Written anew every time: an earlier attempt may have had another rank.
+    save_adapter(model, folder, base_name=recipe.model.name_or_path)
     return folder

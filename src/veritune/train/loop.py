@@ -204,7 +204,7 @@ class Training:
                 f" learning_rate {section.learning_rate:g}",
                 accepted="a finite loss and gradient",
                 next_step="lower train.learning_rate, add train.warmup_steps,"
-                " or set model.dtype to float32",
+                " or set model.dtype to float32; in another output_dir if a checkpoint was saved",
             )
         optimizer.step()
         state.step = step + 1
