@@ -96,7 +96,7 @@ def _checked_root(target: str) -> Path:
             else "this is no folder and no Python file",
             received=f"code:{target}",
             accepted="code:stdlib, code:FOLDER, or code:FILE.py",
-            next_step="check the path; relative paths start at the current folder",
+            next_step="check the path; a recipe's paths start at its folder, --set's at yours",
         )
     return root
 

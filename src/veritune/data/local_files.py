@@ -106,16 +106,15 @@ def _missing(path: Path) -> DataError:
         return DataError(
             "there is no such file, nor its folder",
             received=path,
-            accepted="the path of an existing file (relative paths start at the current folder)",
+            accepted="an existing file (a recipe's paths start at its folder, --set's at yours)",
             next_step=f"check the folder {folder}",
         )
-    names = [item.name for item in folder.iterdir() if item.is_file()]
-    similar = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
-    similar = similar or sorted(name for name in names if suffix_of(Path(name)))[:3]
+    names = sorted(i.name for i in folder.iterdir() if i.is_file() and suffix_of(i))
+    similar = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5) or names[:3]
     return DataError(
         "there is no such file",
         received=path,
-        accepted="the path of an existing file (relative paths start at the current folder)",
+        accepted="an existing file (a recipe's paths start at its folder, --set's at yours)",
         next_step=f"did you mean {' or '.join(similar)}?"
         if similar
         else f"put the file into {folder}, or correct the path",
