@@ -164,6 +164,18 @@ def doctor(as_json: Json = False) -> None:
         _print(result, as_json, lambda: show.doctor(result))
 
 
+@app.command("sandbox-check", epilog="Example: veritune sandbox-check --json")
+def sandbox_check(as_json: Json = False) -> None:
+    """Attack the sandbox that runs generated code, and say whether it holds."""
+    with _faults(as_json):
+        from veritune.sandbox.canaries import check_sandbox
+
+        result = check_sandbox().to_json()
+        _print(result, as_json, lambda: show.sandbox(result))
+        if not result["available"]:
+            raise typer.Exit(EnvironmentFault.exit_code)
+
+
 def _recipe(target: Path, overrides: list[str] | None) -> Recipe:
     if not target.is_dir():
         return load_recipe(target, overrides or [])

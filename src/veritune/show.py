@@ -139,6 +139,27 @@ def doctor(result: dict[str, Any]) -> None:
     console.print(f"[dim]{escape(shown)}[/]", highlight=False, soft_wrap=True)
 
 
+def sandbox(result: dict[str, Any]) -> None:
+    """One line per canary, then whether generated code can be run."""
+    console = Console()
+    for row in result["canaries"]:
+        mark = _MARK["ok" if row["held"] else "missing"]
+        detail = f"  {row['detail']}" if row["detail"] else ""
+        console.print(
+            f"{mark} {escape(row['name']):<36} {row['outcome']:<14}[dim]{escape(detail)}[/]",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if result["available"]:
+        console.print("[green]the sandbox holds[/]: functional metrics can be measured")
+    else:
+        console.print(
+            f"[red]no sandbox[/]: {escape(result['missing'])}; generated code is not run and"
+            " functional metrics are not measured",
+            highlight=False,
+        )
+
+
 def facts(title: str, values: dict[str, Any]) -> None:
     """Names and numbers in two columns."""
     table = Table(title=escape(title), show_header=False)
