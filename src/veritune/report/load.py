@@ -32,7 +32,7 @@ from veritune.train.log import read_log
 
 T = TypeVar("T")
 
-_ORDER = ("adapted", "baseline", "few_shot", "retrieval")
+ORDER = ("adapted", "baseline", "few_shot", "retrieval", "full_finetune", "merged")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def load_run(path: Path) -> RunFiles:
 
 
 def _place(system: str) -> tuple[int, str]:
-    return (_ORDER.index(system) if system in _ORDER else len(_ORDER), system)
+    return (ORDER.index(system) if system in ORDER else len(ORDER), system)
 
 
 class _Reader:
