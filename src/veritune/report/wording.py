@@ -31,6 +31,8 @@ SYSTEM_NOTES = {
     "full_finetune": "all weights of the base trained on the same pairs for the same steps",
     "merged": "the adapter folded into the base’s weights, so never a baseline",
 }
+OPTIONAL_SYSTEMS = frozenset({"full_finetune", "merged"})
+"""Explained only in reports that compare them."""
 
 # Characters that act instead of being seen: they move text (bidirectional controls), hide
 # it (zero width) or drive a terminal (C0, C1).  Shown by their number.
