@@ -59,6 +59,9 @@ def count_weights(model: Any) -> WeightCounts:
         weight = getattr(module, "weight", None)
         if isinstance(module, torch.nn.Embedding) or not isinstance(weight, torch.Tensor):
             continue
+        if hasattr(module, "base_layer"):
+            # PEFT's wrapper shows the weight of the layer inside it, which comes by itself.
+            continue
         if weight.ndim != 2:
             continue
         side = _side(name, is_seq2seq) if module is not head else _head_side(is_seq2seq)
