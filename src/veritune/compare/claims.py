@@ -187,6 +187,8 @@ def _quality(comparison: Comparison | None, full: Mapping[str, Any]) -> Row:
         "ci_low": comparison.ci_low,
         "ci_high": comparison.ci_high,
     }
+    if full.get("learning_rate"):
+        row["what"] += f"; full fine-tuning at learning rate {full['learning_rate']:g}"
     words: str = comparison.verdict
     if comparison.ci_low is None:
         words += f": {comparison.n_clusters} clusters are too few for an interval"

@@ -11,6 +11,8 @@ import torch
 from veritune.model.lora import peft_notices
 from veritune.model.prompt import PromptFormat
 
+_WARM_UP_TOKENS = 2  # one step on the prompt, one on a single token
+
 
 @torch.inference_mode()
 def latency_rounds(
@@ -25,8 +27,8 @@ def latency_rounds(
 
     In each round every model answers the same prompt, batch 1, greedily, with exactly
     ``new_tokens`` tokens; who goes first changes from round to round, so that a machine
-    that slows down favours none.  One round before the first is not counted.  The time of
-    reading the prompt is part of it.
+    that slows down favours none.  A short round before the first is not counted.  The time
+    of reading the prompt is part of it.
 
     Args:
         prompts: used in turn.
@@ -39,7 +41,8 @@ def latency_rounds(
         first = max(index, 0) % len(names)
         found: dict[str, float] = {}
         for name in names[first:] + names[:first]:
-            found[name] = _seconds(models[name], prompt_format, row, new_tokens) / new_tokens
+            n_tokens = new_tokens if index >= 0 else min(_WARM_UP_TOKENS, new_tokens)
+            found[name] = _seconds(models[name], prompt_format, row, n_tokens) / n_tokens
         if index >= 0:
             measured.append({name: found[name] for name in names})
     return measured

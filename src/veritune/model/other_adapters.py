@@ -104,7 +104,8 @@ def _folder(place: Path) -> Path:
             "no such adapter folder",
             received=place,
             accepted=_ACCEPTED,
-            next_step="check the path; paths in a recipe are relative to the recipe's folder,"
+            next_step="check the path, or take it out of evaluate.adapters; paths in a recipe are"
+            " relative to the recipe's folder,"
             " --adapter and --set to the current one",
         )
     if not (folder / WEIGHTS).is_file():
