@@ -51,6 +51,9 @@ def test_what_cannot_be_compared_is_not() -> None:
     otherwise = _table(_measured(full={"peak_memory_how": "otherwise"}))
     assert "different ways" in otherwise["less memory to train"]["verdict"]
     assert otherwise["faster to train"]["ratio"] > 0
+    tiny = _table(_measured(lora={"peak_memory_noise_bytes": 301}))["less memory to train"]
+    assert tiny["verdict"].startswith("not measured: the two differ by less")
+    assert (tiny["ours"], tiny["against"]) == (100, 400)
     earlier = _measured()
     del earlier["lora"]["peak_memory_bytes"]
     assert "LoRA: memory was not recorded" in _table(earlier)["less memory to train"]["verdict"]

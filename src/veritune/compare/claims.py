@@ -172,6 +172,9 @@ def _incomparable(unit: str, lora: Mapping[str, Any], full: Mapping[str, Any]) -
         return "the two were trained on different machines"
     if unit == "bytes" and lora.get("peak_memory_how") != full.get("peak_memory_how"):
         return "memory was measured in different ways"
+    noise = lora.get("peak_memory_noise_bytes", 0)
+    if unit == "bytes" and abs(lora["peak_memory_bytes"] - full["peak_memory_bytes"]) < noise:
+        return f"the two differ by less than a process's own memory does ({noise / 2**20:.0f} MiB)"
     return ""
 
 
