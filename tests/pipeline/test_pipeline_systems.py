@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +138,7 @@ def test_the_learning_rate_of_full_fine_tuning_is_a_setting_and_the_plan_says_it
     assert plan["full_finetune_learning_rate"] == 2e-5
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_full_fine_tuning_broken_off_ends_with_the_same_weights(
     dtype: str, tiny_llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,3 +288,45 @@ def test_adapter_paths_are_relative_to_the_recipe_and_settings_stay_strict(
     assert not (tmp_path / "run/data").exists(), "said before anything is spent"
     unknown = invoke("plan", recipe, "--set", "evaluate.systems=[baseline,adapted,adapter:x]")
     assert unknown.exit_code == 2 and "evaluate.systems" in unknown.stderr
+
+
+_KILLED = """
+import sys, time
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads({threads})
+from veritune.train.loop import Training
+from test_main_job import invoke
+step = Training._step
+def slow(self, *arguments):
+    time.sleep(0.3)
+    return step(self, *arguments)
+Training._step = slow
+invoke("evaluate", {run!r})
+"""
+
+
+@pytest.mark.slow
+def test_full_fine_tuning_survives_sigkill(tiny_t5_folder: Path, tmp_path: Path) -> None:
+    settings = {"train__checkpoint_steps": 1, "train__epochs": 4}
+    weights = []
+    for name in ("whole", "killed"):
+        recipe = _recipe(tmp_path / name, tiny_t5_folder, "full_finetune", **settings)
+        assert invoke("train", recipe).exit_code == 0
+        run = tmp_path / name / "run"
+        if name == "killed":
+            tests = str(Path(__file__).resolve().parents[1])
+            script = _KILLED.format(tests=tests, threads=torch.get_num_threads(), run=str(run))
+            process = subprocess.Popen([sys.executable, "-c", script])
+            checkpoint = run / "checkpoints/full_finetune/step-00000003"
+            deadline = time.monotonic() + 120
+            while not checkpoint.is_dir() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            process.kill()
+            process.wait()
+            assert not (run / "full_finetune").exists()
+        outcome = invoke("evaluate", run)
+        assert outcome.exit_code == 0, outcome.stderr
+        assert ("resuming training after step" in outcome.stderr) == (name == "killed")
+        weights.append(load_file(run / WEIGHTS))
+    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
