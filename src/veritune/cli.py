@@ -125,12 +125,27 @@ def train(target: Target, overrides: Overrides = None, as_json: Json = False) ->
 
 
 @app.command(epilog="Example: veritune evaluate runs/mine --set evaluate.max_new_tokens=128")
-def evaluate(target: Target, overrides: Overrides = None, as_json: Json = False) -> None:
+def evaluate(
+    target: Target,
+    overrides: Overrides = None,
+    adapters: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--adapter",
+            metavar="PATH",
+            help="Compare with another adapter of the same base (a run or an adapter folder),"
+            " in place of those in evaluate.adapters; repeat for several.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Answer held-out questions with every system, score them, and compare."""
     with _faults(as_json):
         from veritune.pipeline.evaluate import evaluate_stage
 
-        context = _context(target, overrides)
+        named = json.dumps([str(path) for path in adapters or []])
+        asked = [*(overrides or []), *([f"evaluate.adapters={named}"] if adapters else [])]
+        context = _context(target, asked)
         with context.run.lock():
             result = evaluate_stage(context)
         _print(result, as_json, lambda: show.conclusion(result))

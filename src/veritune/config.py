@@ -15,7 +15,7 @@ BUNDLED_MODEL = "bundled:smollm2-135m"
 TextMetric = Literal[
     "parse_rate", "exact_match", "ast_match", "chrf", "bleu", "rouge1", "rouge2", "rougeL"
 ]
-SystemName = Literal["baseline", "few_shot", "retrieval", "adapted"]
+SystemName = Literal["baseline", "few_shot", "retrieval", "adapted", "merged", "full_finetune"]
 _ALL_SYSTEMS: tuple[SystemName, ...] = ("baseline", "few_shot", "retrieval", "adapted")
 SizeOf = Annotated[
     int | float | None,
@@ -182,6 +182,12 @@ class TrainSection(Section):
     """The optimisation."""
 
     learning_rate: float = Field(5e-4, gt=0)
+    full_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="of the full_finetune system; null: learning_rate / 10, since LoRA's best"
+        " rate is about ten times that of full fine-tuning (Schulman et al. 2025)",
+    )
     batch_size: int = Field(8, ge=1, description="examples per forward pass")
     accumulation_steps: int = Field(1, ge=1, description="forward passes per optimizer step")
     epochs: float = Field(3, gt=0)
@@ -220,6 +226,11 @@ class EvaluateSection(Section):
     """What is measured, on which systems."""
 
     systems: list[SystemName] = Field(default_factory=lambda: list(_ALL_SYSTEMS))
+    adapters: list[str] = Field(
+        default_factory=list,
+        description="other PEFT adapters of the same base (run directories or adapter folders),"
+        " each compared as a system of its own",
+    )
     few_shot: FewShotSection = FewShotSection()
     max_new_tokens: int = Field(256, ge=1)
     batch_size: int = Field(16, ge=1)
@@ -235,6 +246,9 @@ class EvaluateSection(Section):
         "auto", description="fixed in the resolved recipe before training"
     )
     resamples: int = Field(10_000, ge=200)
+    latency_rounds: int = Field(
+        5, ge=0, description="timed rounds of base, adapted and merged; 0: latency not measured"
+    )
 
     @model_validator(mode="after")
     def _has_two_systems(self) -> EvaluateSection:

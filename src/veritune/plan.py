@@ -13,6 +13,7 @@ from veritune.model.load import empty_model, located
 from veritune.model.lora import Coverage, attach_lora, coverage
 from veritune.pipeline.context import settle
 from veritune.pipeline.encode import Encoder, make_encoder
+from veritune.pipeline.full_finetune import STAGE, full_learning_rate
 from veritune.pipeline.prepare import counts, prepare_rows
 from veritune.pipeline.train import layout_for
 from veritune.progress import Reporter
@@ -63,6 +64,11 @@ def make_plan(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
         ),
         "primary_metric": recipe.evaluate.primary_metric,
         "systems": list(recipe.evaluate.systems),
+        **(
+            {"full_finetune_learning_rate": full_learning_rate(recipe)}
+            if STAGE in recipe.evaluate.systems
+            else {}
+        ),
         "python": platform.python_version(),
         "example": _example(train[0], pairs[0], encoder),
     }

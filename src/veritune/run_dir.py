@@ -23,13 +23,14 @@ from veritune.recipe_file import differences, dump_recipe, load_recipe
 from veritune.rows import SPLITS
 
 # Settings that may change in a finished run: the stages they feed are simply done again.
-_FREE_SECTIONS = ("evaluate.", "report_to", "output_dir")
+_FREE_SECTIONS = ("evaluate.", "report_to", "output_dir", "train.full_learning_rate")
 _OURS = frozenset(
     {
         "recipe.yaml",
         "manifest.json",
         "data",
         "adapter",
+        "full_finetune",
         "train_log.jsonl",
         "checkpoints",
         "predictions",
@@ -68,6 +69,11 @@ class RunDirectory:
     def adapter(self) -> Path:
         """The adapter in PEFT's format."""
         return self.path / "adapter"
+
+    @property
+    def full_finetune(self) -> Path:
+        """The fully fine-tuned model, where that system is compared."""
+        return self.path / "full_finetune"
 
     @property
     def train_log(self) -> Path:

@@ -11,11 +11,15 @@ _NAMES = {
     "baseline": "the base model zero-shot",
     "few_shot": "the base model with examples in the prompt",
     "full_finetune": "full fine-tuning",
+    "merged": "the merged model",
 }
 
 
 def name_of(system: str) -> str:
     """What a system is called inside a sentence."""
+    kind, colon, name = system.partition(":")
+    if colon and kind == "adapter":
+        return f"the adapter {name}"
     return _NAMES.get(system, system.replace("_", " "))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from veritune.compare.claims import FULL_FINETUNE, claims_table
 from veritune.compare.gap import memorisation_gap, reproduction
 from veritune.compare.pairs import pair
 from veritune.compare.sentence import verdict_sentence, zero_shot_sentence
@@ -34,6 +35,7 @@ def conclude(
     primary_metric: str,
     seed: int,
     resamples: int,
+    measured: Mapping[str, Any] | None = None,
 ) -> Conclusion:
     """Compare ``adapted`` with every other system on test and say what it comes to.
 
@@ -46,6 +48,7 @@ def conclude(
         primary_metric: the metric of the verdict, fixed before training.
         seed: any whole number from 0.
         resamples: bootstrap resamples, and sign flips.
+        measured: costs and latencies for the table of claims; None leaves the table out.
 
     Raises:
         DataError: scores of adapted or of every baseline are missing, belong to no example,
@@ -99,12 +102,20 @@ def conclude(
         "references": reference_table(examples),
         "not_measured": _not_measured(table, primary[best], gap),
     }
+    comparisons = list(_after_correction(comparisons, corrected))
+    if measured is not None:
+        quality = [row for row in comparisons if row.metric == primary_metric]
+        details["claims"] = claims_table(
+            measured,
+            next((row for row in quality if row.against == FULL_FINETUNE), None),
+            seed=seed,
+        )
     return Conclusion(
         primary_metric=primary_metric,
         best_baseline=best,
         verdict=primary[best].verdict,
         sentence=sentence,
-        comparisons=_after_correction(comparisons, corrected),
+        comparisons=tuple(comparisons),
         details=details,
     )
 

@@ -13,6 +13,7 @@ from veritune.model.attention import use_packed_attention
 from veritune.model.hardware import choose_placement, describe_hardware
 from veritune.model.load import LoadedModel, load_model
 from veritune.model.lora import REBASING_INITS, attach_lora, coverage
+from veritune.model.memory import StepMemory
 from veritune.pipeline.context import Context, add_notices
 from veritune.pipeline.encode import Encoder, make_encoder
 from veritune.pipeline.trackers import open_trackers
@@ -41,7 +42,7 @@ def train_inputs(run: RunDirectory, recipe: Recipe) -> str:
         run.split_file("validation"),
         recipe.model.model_dump(),
         recipe.lora.model_dump(),
-        recipe.train.model_dump(),
+        recipe.train.model_dump(exclude={"full_learning_rate"}),
         recipe.data.input,
         recipe.seed,
     )
@@ -88,6 +89,7 @@ def _train(context: Context, inputs: str) -> None:
         f"train: {recipe.model.name_or_path} on {len(train)} pairs,"
         f" {placement.dtype_name} on {placement.device.type}"
     )
+    memory = StepMemory(placement.device)
     loaded = load_model(recipe.model, placement, seed=recipe.seed)
     model = attach_lora(loaded.model, recipe.lora, seed=recipe.seed)
     add_notices(run, [loaded.reference.notice])
@@ -111,8 +113,9 @@ def _train(context: Context, inputs: str) -> None:
             weights=count_weights(model),
             reporter=reporter,
             track=track,
+            watch=memory.watch,
         )
-        summary = training.run()
+        summary = {**training.run(), **memory.to_json()}
     save_adapter(
         model,
         run.adapter,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from veritune.report.claims import ClaimRow
 from veritune.report.evidence import Evidence
 from veritune.report.prompts import PromptColumn, Prompts
 from veritune.report.training import LossRow, TrainingView
@@ -27,6 +28,7 @@ def render_markdown(view: View) -> str:
         _headline(view),
         _evidence(view.evidence),
         _training(view.training),
+        _claims(view.claims),
         _prompts(view.prompts),
         _cases(view),
         _data(view),
@@ -147,6 +149,20 @@ def _thinned(rows: list[LossRow]) -> list[LossRow]:
         for place, row in enumerate(rows)
         if row.is_best or place % stride == 0 or place == len(rows) - 1
     ]
+
+
+def _claims(claims: Sequence[ClaimRow]) -> str:
+    if not claims:
+        return ""
+    head = ("claim", "LoRA", "against", "ratio or difference", "95 % interval", "what came out")
+    rows = (
+        (
+            *(row.claim, row.ours, row.against, row.change, row.interval),
+            f"{row.said}; {row.note}" if row.note else row.said,
+        )
+        for row in claims
+    )
+    return f"## What LoRA promised\n\n{table(head, rows)}"
 
 
 def _prompts(prompts: Prompts | None) -> str:

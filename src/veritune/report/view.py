@@ -16,6 +16,7 @@ from veritune.report.background import (
     not_measured,
 )
 from veritune.report.cases import Cases, make_cases
+from veritune.report.claims import ClaimRow, make_claims
 from veritune.report.evidence import Evidence, make_evidence
 from veritune.report.headline import Headline, make_headline
 from veritune.report.highlight import Highlighter
@@ -26,12 +27,13 @@ from veritune.report.training import TrainingView, make_training
 
 @dataclass(frozen=True)
 class View:
-    """The ten sections, in order; None or empty where there is nothing to show."""
+    """The sections, in order; None or empty where there is nothing to show."""
 
     headline: Headline
     evidence: Evidence | None
     training: TrainingView | None
     lengths: list[Length]
+    claims: list[ClaimRow]
     prompts: Prompts | None
     cases: Cases | None
     data: DataView | None
@@ -48,6 +50,7 @@ def make_view(files: RunFiles) -> View:
         evidence=make_evidence(files),
         training=make_training(files),
         lengths=make_lengths(files),
+        claims=make_claims(files),
         prompts=make_prompts(files, highlight),
         cases=make_cases(files, highlight),
         data=make_data(files),
