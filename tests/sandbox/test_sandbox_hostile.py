@@ -49,11 +49,13 @@ LIARS = {
     "str subclass": "class S(str):\n    __eq__ = lambda s, o: True\ndef f(x): return S('9')",
     "not a number": "def f(x): return float('nan')",
     "metaclass": (
-        "class M(type):\n    __eq__ = lambda s, o: True\n    __instancecheck__ = lambda s, o: True\n"
+        "class M(type):\n    __eq__ = lambda s, o: True\n"
+        "    __instancecheck__ = lambda s, o: True\n"
         "class C(metaclass=M): pass\ndef f(x): return C"
     ),
     "__class__ lies": (
-        "class C:\n    @property\n    def __class__(self): return int\n    __eq__ = lambda s, o: True\n"
+        "class C:\n    @property\n    def __class__(self): return int\n"
+        "    __eq__ = lambda s, o: True\n"
         "def f(x): return C()"
     ),
     "exits at once": "import sys\nsys.exit(0)",
@@ -100,7 +102,9 @@ LIARS = {
     "deep result": "def f(x):\n    r = []\n    for _ in range(100_000): r = [r]\n    return r",
     "cyclic result": "def f(x):\n    r = []\n    r.append(r)\n    return r",
     "surrogates": "def f(x): return '\\ud800' * 10",
-    "recursion limit of nothing": "import sys\nsys.setrecursionlimit(50)\ndef f(x): return [[[[x]]]]",
+    "recursion limit of nothing": (
+        "import sys\nsys.setrecursionlimit(50)\ndef f(x): return [[[[x]]]]"
+    ),
     "closes everything": "import os\nos.closerange(0, 64)\ndef f(x): return 4.5",
     "syntax error": "def f(x: return 4",
     "null bytes": "def f(x):\0 return 4",
