@@ -13,6 +13,7 @@ from veritune.data.sources import kind_of_source
 from veritune.errors import RunDirectoryError
 from veritune.pipeline.context import Context, add_notices
 from veritune.pipeline.encode import Encoder, make_encoder
+from veritune.pipeline.primary_metric import fix_primary_metric
 from veritune.progress import Reporter
 from veritune.run_dir import digest, file_sha256, split_files
 
@@ -30,6 +31,7 @@ def prepare_stage(context: Context) -> dict[str, Any]:
         write_prepared(prepared, run.data)
         add_notices(run, list(prepared.card["origin"].get("notices", [])))
         run.finish_stage("prepare", inputs, time.perf_counter() - started, **counts(prepared.card))
+    fix_primary_metric(context)
     record = run.stage_record("prepare")
     return {name: record[name] for name in record if name.startswith("n_")}
 
