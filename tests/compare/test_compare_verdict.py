@@ -14,7 +14,7 @@ from veritune.compare import compare_systems, conclude
 from veritune.compare.sentence import signed, verdict_sentence
 from veritune.errors import DataError
 from veritune.rows import Comparison, Conclusion, Example, Prediction, Score
-from veritune.score import corpus_value, score_predictions
+from veritune.score import METRICS, TEXT_METRICS, corpus_value, score_predictions
 
 REFERENCE = "def f(a, b):\n    return a + b * {i}\n"
 NEAR = "def f(a, b):\n    return a * b + {i}\n"
