@@ -20,6 +20,8 @@ from veritune.atomic import atomic_write, write_text
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Verdict = Literal["better", "worse", "no difference detected", "not measured"]
+Requirement = Literal["better", "not-worse"]
+"""A gate that a script may ask for."""
 
 
 @dataclass(frozen=True, slots=True)
