@@ -109,6 +109,7 @@ class Comparison:
         p_value: two-sided, from cluster sign-flips; None where not measured.
         mde: minimum detectable effect at 80 % power, in the metric's unit; None likewise.
         signature: library, version and settings of the metric and of the statistics.
+        n_seeds: trainings that ``value`` is the mean of, and whose spread the interval counts.
     """
 
     metric: str
@@ -125,6 +126,7 @@ class Comparison:
     mde: float | None
     signature: str
     verdict: Verdict
+    n_seeds: int = 1
 
 
 @dataclass(frozen=True, slots=True)
