@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from veritune.model.hardware import choose_placement
 from veritune.model.load import load_model
 from veritune.pipeline.context import Context
 from veritune.pipeline.encode import make_encoder
+from veritune.pipeline.further_trainings import answer_with_further_trainings, main_training
 from veritune.pipeline.ledger import count_reading
 from veritune.rows import (
     Example,
@@ -53,10 +54,11 @@ def evaluate_stage(context: Context) -> dict[str, Any]:
     """Write predictions, scores and ``comparison.json``; return the conclusion."""
     run, recipe = context.run, context.recipe
     _needs_adapter(run)
-    inputs = evaluate_inputs(run, recipe)
+    further = _further_answers(context)
+    inputs = digest(evaluate_inputs(run, recipe), recipe.seeds, [asdict(row) for row in further])
     outputs = [run.scores, run.comparison]
     if not context.skip("evaluate", inputs, outputs):
-        _evaluate(context, inputs)
+        _evaluate(context, inputs, further)
     import json
 
     return dict(json.loads(run.comparison.read_text(encoding="utf-8")))
@@ -86,7 +88,16 @@ def choose_examples(run: RunDirectory, section: EvaluateSection, seed: int) -> C
     return Chosen(seen, _sample(validation, section.max_validation_examples, seed), test)
 
 
-def _evaluate(context: Context, inputs: str) -> None:
+def _further_answers(context: Context) -> list[Prediction]:
+    """Answers of further trainings to the test questions, if the recipe asks for any."""
+    recipe = context.recipe
+    if not recipe.seeds[1:] and not recipe.evaluate.curve:
+        return []
+    test = choose_examples(context.run, recipe.evaluate, recipe.seed).test
+    return answer_with_further_trainings(context, test)
+
+
+def _evaluate(context: Context, inputs: str, further: list[Prediction]) -> None:
     run, recipe, reporter = context.run, context.recipe, context.reporter
     started = time.perf_counter()
     chosen = choose_examples(run, recipe.evaluate, recipe.seed)
@@ -95,6 +106,7 @@ def _evaluate(context: Context, inputs: str) -> None:
         f" {len(chosen.validation)} validation and {len(chosen.train)} training questions"
     )
     predictions, per_system = _answer_all(context, chosen)
+    predictions += further
     examples = [*chosen.train, *chosen.validation, *chosen.test]
     with reporter.task("scoring", None):
         scores = score_predictions(examples, predictions, list(METRICS))
@@ -107,6 +119,7 @@ def _evaluate(context: Context, inputs: str) -> None:
             primary_metric=recipe.evaluate.primary_metric,
             seed=recipe.seed,
             resamples=recipe.evaluate.resamples,
+            training=main_training(context),
         )
     write_json(run.comparison, conclusion.to_json())
     test_sha = file_sha256(run.split_file("test"))
