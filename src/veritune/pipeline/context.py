@@ -11,6 +11,7 @@ from typing import Any
 
 import veritune
 from veritune.config import Recipe
+from veritune.pipeline.chosen_base import with_chosen
 from veritune.progress import Reporter
 from veritune.run_dir import RunDirectory
 
@@ -51,8 +52,8 @@ def open_context(recipe: Recipe, reporter: Reporter) -> Context:
     Raises:
         RunDirectoryError: the folder holds something else.
     """
-    recipe = settle(recipe)
     run = RunDirectory(Path(recipe.output_dir))
+    recipe = settle(with_chosen(run, recipe))
     run.claim(recipe)
     if not run.manifest():
         run.update_manifest(

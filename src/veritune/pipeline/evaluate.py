@@ -18,10 +18,12 @@ from veritune.generate.systems import NEEDS_MODEL, Systems
 from veritune.model.adapter import WEIGHTS, load_adapter
 from veritune.model.hardware import choose_placement
 from veritune.model.load import load_model
+from veritune.pipeline.chosen_base import bases_table
 from veritune.pipeline.context import Context
 from veritune.pipeline.encode import make_encoder
 from veritune.pipeline.further_trainings import answer_with_further_trainings, main_training
 from veritune.pipeline.ledger import count_reading
+from veritune.pipeline.sub_runs import answer_rest
 from veritune.rows import (
     Example,
     Prediction,
@@ -121,7 +123,7 @@ def _evaluate(context: Context, inputs: str, further: list[Prediction]) -> None:
             resamples=recipe.evaluate.resamples,
             training=main_training(context),
         )
-    write_json(run.comparison, conclusion.to_json())
+    write_json(run.comparison, {**conclusion.to_json(), **bases_table(run)})
     test_sha = file_sha256(run.split_file("test"))
     run.update_manifest(test_reads=count_reading(test_sha, file_sha256(run.adapter / WEIGHTS)))
     run.finish_stage("evaluate", inputs, time.perf_counter() - started, per_system=per_system)
@@ -150,7 +152,7 @@ def _answer_all(
         if systems is None:
             systems = _open_systems(context)
         started = time.perf_counter()
-        answers = systems.answer(system, examples)
+        answers = answer_rest(context, system, examples, systems.answer)
         write_predictions(path, answers)
         known[system] = identity
         run.update_manifest(predictions=known)

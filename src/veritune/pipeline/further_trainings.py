@@ -62,7 +62,7 @@ def _seeds(context: Context, test: Sequence[Example]) -> list[Prediction]:
         answers = answers_of(sub_run, {"adapted": test})["adapted"]
         _count(context, sub_run)
         system = variant_name("adapted", "seed", seed)
-        collected += [replace(row, system=system) for row in answers]
+        collected += [replace(row, system=system, seed=seed) for row in answers]
     return collected
 
 

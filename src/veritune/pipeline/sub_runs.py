@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from veritune.generate.systems import NEEDS_MODEL, Systems
 from veritune.model.adapter import WEIGHTS, load_adapter
 from veritune.model.hardware import choose_placement
 from veritune.model.load import load_model
+from veritune.pipeline.chosen_base import chosen_base, chosen_run
 from veritune.pipeline.context import Context, versions
 from veritune.pipeline.encode import make_encoder
 from veritune.pipeline.train import train_stage
@@ -106,23 +107,37 @@ def answers_of(
     """Train a sub-run and let its systems answer; whatever is up to date is kept."""
     train_stage(context)
     run, recipe = context.run, context.recipe
-    known = dict(run.manifest().get("predictions", {}))
     systems: Systems | None = None
     found: dict[SystemName, list[Prediction]] = {}
     for system, examples in wanted.items():
-        path = run.predictions / f"{system}.jsonl"
-        identity = _answers_identity(run, recipe, system, examples)
-        if known.get(system) == identity and path.is_file():
-            found[system] = read_predictions(path)
-            continue
-        if systems is None:
-            systems = _open_systems(context, with_model=bool(NEEDS_MODEL & set(wanted)))
-        answers = systems.answer(system, examples)
-        found[system] = [replace(row, seed=recipe.training_seed) for row in answers]
-        write_predictions(path, found[system])
-        known[system] = identity
-        run.update_manifest(predictions=known)
+        kept = _kept_answers(run, recipe, system, examples)
+        if kept is None:
+            if systems is None:
+                systems = _open_systems(context, with_model=bool(NEEDS_MODEL & set(wanted)))
+            kept = systems.answer(system, examples)
+            write_predictions(run.predictions / f"{system}.jsonl", kept)
+            known = run.manifest().get("predictions", {})
+            identity = _answers_identity(run, recipe, system, examples)
+            run.update_manifest(predictions={**known, system: identity})
+        found[system] = kept
     return found
+
+
+def answer_rest(
+    context: Context,
+    system: SystemName,
+    examples: Sequence[Example],
+    answer: Callable[[SystemName, Sequence[Example]], list[Prediction]],
+) -> list[Prediction]:
+    """Answer what the choice of the base has not answered already, on validation."""
+    kept: list[Prediction] = []
+    if chosen_base(context.run):
+        asked = [row for row in examples if row.split == "validation"]
+        kept = _kept_answers(chosen_run(context.run), context.recipe, system, asked) or []
+    known = {row.example_id: row for row in kept}
+    rest = [row for row in examples if row.example_id not in known]
+    known.update((row.example_id, row) for row in answer(system, rest))
+    return [known[row.example_id] for row in examples]
 
 
 def adapter_sha256(context: Context) -> str:
@@ -177,6 +192,18 @@ def _open_systems(context: Context, *, with_model: bool) -> Systems:
         reporter=context.reporter,
         context_tokens=encoder.context_tokens,
     )
+
+
+def _kept_answers(
+    run: RunDirectory, recipe: Recipe, system: str, examples: Sequence[Example]
+) -> list[Prediction] | None:
+    """What the system has answered before, if it was asked exactly this."""
+    path, known = run.predictions / f"{system}.jsonl", run.manifest().get("predictions", {})
+    if system not in known or not path.is_file():
+        return None
+    if known[system] != _answers_identity(run, recipe, system, examples):
+        return None
+    return read_predictions(path)
 
 
 def _answers_identity(
