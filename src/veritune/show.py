@@ -64,8 +64,10 @@ def plan(result: dict[str, Any]) -> None:
             f"{row['parameters']:,}" if row["parameters"] else "–",
         )
     console.print(table)
-    hidden = {"coverage", "example", "dropped"}
+    hidden = {"coverage", "example", "dropped", "bases"}
     facts("plan", {name: value for name, value in result.items() if name not in hidden})
+    for base in result.get("bases", []):
+        facts("one of several bases", base)
     for name, count in result["dropped"].items():
         console.print(f"  dropped by {escape(name)}: {count:,}", highlight=False)
     example = result["example"]

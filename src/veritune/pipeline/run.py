@@ -8,6 +8,7 @@ from typing import Any
 
 from veritune.errors import RunDirectoryError
 from veritune.model.other_adapters import find_adapters
+from veritune.pipeline.choose_base import choose_base
 from veritune.pipeline.context import Context
 from veritune.pipeline.evaluate import evaluate_stage
 from veritune.pipeline.prepare import prepare_stage
@@ -21,6 +22,7 @@ def run_all(context: Context) -> dict[str, Any]:
     find_adapters(context.recipe.evaluate.adapters)
     with context.run.lock():
         rows = prepare_stage(context)
+        context = choose_base(context)
         summary = train_stage(context)
         conclusion = evaluate_stage(context)
         html, markdown = report_stage(context)
