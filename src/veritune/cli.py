@@ -40,6 +40,13 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set lora.r=8"),
 ]
+AllowBroken = Annotated[
+    bool,
+    typer.Option(
+        "--allow-broken-references",
+        help="Leave out rows whose own reference fails its tests, instead of stopping.",
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")
 ]
@@ -92,6 +99,7 @@ def run(
     overrides: Overrides = None,
     curve: Curve = None,
     require: Require = None,
+    allow_broken: AllowBroken = False,
     as_json: Json = False,
 ) -> None:
     """Prepare, train, evaluate and report; stages that are up to date are skipped."""
@@ -99,7 +107,7 @@ def run(
         from veritune.pipeline.run import run_all
 
         started = time.monotonic()
-        context = _context(target, _with_curve(overrides, curve))
+        context = _context(target, [*_with_curve(overrides, curve), *_broken(allow_broken)])
         result = run_all(context)
         with _gate(require, result, context.recipe):
             _print(result, as_json, lambda: show.verdict(result, time.monotonic() - started))
@@ -157,6 +165,7 @@ def evaluate(
     ] = None,
     curve: Curve = None,
     require: Require = None,
+    allow_broken: AllowBroken = False,
     as_json: Json = False,
 ) -> None:
     """Answer held-out questions with every system, score them, and compare."""
@@ -165,7 +174,7 @@ def evaluate(
 
         named = json.dumps([str(path) for path in adapters or []])
         asked = [*(overrides or []), *([f"evaluate.adapters={named}"] if adapters else [])]
-        context = _context(target, _with_curve(asked, curve))
+        context = _context(target, [*_with_curve(asked, curve), *_broken(allow_broken)])
         with context.run.lock():
             result = evaluate_stage(context)
         with _gate(require, result, context.recipe):
@@ -200,6 +209,48 @@ def doctor(as_json: Json = False) -> None:
         _print(result, as_json, lambda: show.doctor(result))
 
 
+@app.command(epilog="Example: veritune score predictions.jsonl --json --output scored")
+def score(
+    predictions: Annotated[
+        Path, typer.Argument(metavar="PREDICTIONS.jsonl", help="One answer a line, as JSON.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help="Write the scores there, too.")
+    ] = None,
+    allow_broken: AllowBroken = False,
+    no_run: Annotated[
+        bool, typer.Option("--no-run", help="Score texts only; run nothing, even in the sandbox.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Score anyone's answers: text metrics, and in the sandbox their tests."""
+    with _faults(as_json):
+        from veritune.pipeline.score_file import score_file
+
+        result = score_file(
+            predictions,
+            TerminalReporter(),
+            output=output,
+            run_answers=not no_run,
+            allow_broken_references=allow_broken,
+        )
+        _print(result, as_json, lambda: show.scores(result))
+
+
+@app.command(epilog="Example: veritune compare runs/r4 runs/r16")
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN_A", help="A finished run.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another finished run.")],
+    as_json: Json = False,
+) -> None:
+    """Compare the adapted models of two finished runs on their common test questions."""
+    with _faults(as_json):
+        from veritune.pipeline.compare_runs import compare_runs
+
+        result = compare_runs(first, second)
+        _print(result, as_json, lambda: show.conclusion(result))
+
+
 @app.command("sandbox-check", epilog="Example: veritune sandbox-check --json")
 def sandbox_check(as_json: Json = False) -> None:
     """Attack the sandbox that runs generated code, and say whether it holds."""
@@ -227,6 +278,10 @@ def _context(target: Path, overrides: list[str] | None) -> Any:
 
     reporter: Reporter = TerminalReporter()
     return open_context(_recipe(target, overrides), reporter)
+
+
+def _broken(allow: bool) -> list[str]:
+    return ["evaluate.allow_broken_references=true"] if allow else []
 
 
 def _with_curve(overrides: list[str] | None, curve: str | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def conclusion(result: dict[str, Any]) -> None:
     """The verdict and a line per comparison on the primary metric."""
     console = Console()
     console.print(f"[bold]{escape(result['verdict'])}[/]: {escape(result['sentence'])}")
-    table = Table(title=f"{escape(result['primary_metric'])}: adapted against the others")
+    table = Table(title=escape(str(result["primary_metric"])))
     for name in ("against", "adapted", "other", "difference", "95 % interval", "verdict"):
         table.add_column(name, justify="right")
     for row in result["comparisons"]:
@@ -139,6 +140,22 @@ def doctor(result: dict[str, Any]) -> None:
             )
     shown = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     console.print(f"[dim]{escape(shown)}[/]", highlight=False, soft_wrap=True)
+
+
+def scores(result: dict[str, Any]) -> None:
+    """One line per metric, then the outcomes and what was not measured."""
+    console = Console()
+    table = Table(title="scores")
+    for name in ("metric", "value", "rows"):
+        table.add_column(name, justify="left" if name == "metric" else "right")
+    for name, row in result["metrics"].items():
+        table.add_row(escape(name), f"{row['value']:.1f}", f"{row['n_examples']:,}")
+    console.print(table)
+    counts = Counter(row["outcome"] for row in result["examples"])
+    shown = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
+    console.print(f"outcomes: {escape(shown)}", highlight=False)
+    for row in result["not_measured"]:
+        console.print(f"not measured: {escape(row['what'])} ({escape(row['why'])})")
 
 
 def sandbox(result: dict[str, Any]) -> None:
