@@ -265,6 +265,16 @@ class FewShotSection(Section):
     )
 
 
+class ForgettingSection(Section):
+    """Text away from the training data, on which base and adapted model are compared."""
+
+    texts: list[str] | None = Field(
+        None, description="your own text files; null: prose and code that come with Python"
+    )
+    n_chunks: int = Field(32, ge=0, description="chunks of each kind, one a document; 0: off")
+    chunk_tokens: int = Field(128, ge=8, le=4096)
+
+
 class SamplesSection(Section):
     """Several sampled answers a question, for pass@k."""
 
@@ -313,6 +323,7 @@ class EvaluateSection(Section):
         None, ge=1, description="a seeded sample of each benchmark's tasks"
     )
     samples: SamplesSection = SamplesSection()
+    forgetting: ForgettingSection = ForgettingSection()
     latency_rounds: int = Field(
         5, ge=0, description="timed rounds of base, adapted and merged; 0: latency not measured"
     )

@@ -97,6 +97,39 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Loss:
+    """How surprised a model is by one example's reference.
+
+    Attributes:
+        loss: mean cross-entropy a completion token, in nats.
+        n_tokens: completion tokens, the end token included.
+    """
+
+    example_id: str
+    system: str
+    loss: float
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class AwayLoss:
+    """One chunk of text away from the training data, under base and adapted model.
+
+    Attributes:
+        kind: ``prose``, ``code`` or ``text`` (the user's own files).
+        baseline, adapted: cross-entropy summed over the chunk's tokens, in nats.
+        n_bytes: of the chunk's UTF-8 text.
+    """
+
+    kind: str
+    document: str
+    baseline: float
+    adapted: float
+    n_tokens: int
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """One metric of two systems on the same examples.
 

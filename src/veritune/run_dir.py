@@ -44,6 +44,7 @@ _OURS = frozenset(
         "scores.parquet",
         "comparison.json",
         "executions.jsonl",
+        "losses.json",
         "samples",
         "benchmarks",
         "report.html",
@@ -112,6 +113,11 @@ class RunDirectory:
     def executions(self) -> Path:
         """What happened to every answer that was run."""
         return self.path / "executions.jsonl"
+
+    @property
+    def losses(self) -> Path:
+        """Losses of base and adapted model, on questions and on other text."""
+        return self.path / "losses.json"
 
     @property
     def samples(self) -> Path:

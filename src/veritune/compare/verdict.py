@@ -11,6 +11,7 @@ from typing import Any
 
 from veritune.compare.claims import FULL_FINETUNE, claims_table
 from veritune.compare.gap import memorisation_gap, reproduction
+from veritune.compare.loss_gap import loss_gap
 from veritune.compare.pairs import pair
 from veritune.compare.seeds import compare_over_seeds
 from veritune.compare.sentence import verdict_sentence, zero_shot_sentence
@@ -20,7 +21,7 @@ from veritune.compare.tables import ScoreTable, generation_table, metric_table, 
 from veritune.compare.trainings import MainTraining, Trainings, averaged
 from veritune.compare.variants import is_variant, without_variants
 from veritune.errors import DataError
-from veritune.rows import Comparison, Conclusion, Example, Prediction, Score
+from veritune.rows import Comparison, Conclusion, Example, Loss, Prediction, Score
 from veritune.score import METRICS, corpus_value
 
 ADAPTED, BASELINE = "adapted", "baseline"
@@ -42,6 +43,7 @@ def conclude(
     measured: Mapping[str, Any] | None = None,
     functional: Mapping[str, Any] | None = None,
     training: MainTraining | None = None,
+    losses: Sequence[Loss] = (),
 ) -> Conclusion:
     """Compare ``adapted`` with every other system on test and say what it comes to.
 
@@ -57,6 +59,7 @@ def conclude(
         measured: costs and latencies for the table of claims; None leaves the table out.
         functional: whether answers were run, and if not why (``available``, ``why``), with
             tables for the report.
+        losses: of base and adapted model on the references of train and test questions.
         training: what made ``adapted``; needed where there are further trainings.
 
     Raises:
@@ -118,6 +121,7 @@ def conclude(
         ),
         "gap": gap,
         "memorisation": reproduction(*(_of_adapted(table, split) for split in ("train", "test"))),
+        "loss_gap": loss_gap(losses, splits, clusters, seed=seed),
         "references": reference_table(examples),
         "not_measured": _not_measured(metrics, primary[best], gap, functional),
         "functional": dict(functional or {}),

@@ -10,6 +10,8 @@ import numpy as np
 
 from veritune.atomic import write_json
 from veritune.compare import conclude
+from veritune.compare.copying import copying
+from veritune.compare.forgetting import forgetting_table
 from veritune.config import EvaluateSection, Recipe
 from veritune.errors import RunDirectoryError
 from veritune.model.adapter import WEIGHTS
@@ -21,6 +23,7 @@ from veritune.pipeline.full_finetune import full_finetune_stage
 from veritune.pipeline.functional import open_runner, run_all_answers, without_broken
 from veritune.pipeline.further_trainings import answer_with_further_trainings, main_training
 from veritune.pipeline.ledger import count_reading
+from veritune.pipeline.losses import measure_losses
 from veritune.pipeline.primary_metric import with_fixed_metric
 from veritune.pipeline.samples import measure_samples
 from veritune.rows import (
@@ -116,6 +119,7 @@ def _evaluate(context: Context, inputs: str, further: list[Prediction]) -> None:
     )
     predictions, per_system, measured = answer_all(context, chosen)
     predictions += further
+    losses, away, away_note = measure_losses(context, examples)
     benchmarks = measure_benchmarks(context, runner)
     samples = measure_samples(context, [row for row in examples if row.split == "test"], runner)
     with reporter.task("scoring", None):
@@ -134,9 +138,27 @@ def _evaluate(context: Context, inputs: str, further: list[Prediction]) -> None:
             measured=measured,
             functional=functional,
             training=main_training(context),
+            losses=losses,
         )
-    extra = {"benchmarks": benchmarks, "pass_at_k": samples, **bases_table(run)}
-    write_json(run.comparison, {**conclusion.to_json(), **extra})
+    with reporter.task("looking for copies", None):
+        copies = copying(
+            read_examples(run.split_file("train")),
+            examples,
+            predictions,
+            systems=("adapted", "baseline"),
+            seed=recipe.seed,
+        )
+    section = recipe.evaluate
+    forgotten = forgetting_table(away, resamples=section.resamples, seed=recipe.seed)
+    content = conclusion.to_json()
+    content["memorisation"] |= copies
+    extra = {
+        "benchmarks": benchmarks,
+        "pass_at_k": samples,
+        "forgetting": {"texts": forgotten, "note": away_note},
+        **bases_table(run),
+    }
+    write_json(run.comparison, {**content, **extra})
     test_sha = file_sha256(run.split_file("test"))
     run.update_manifest(test_reads=count_reading(test_sha, file_sha256(run.adapter / WEIGHTS)))
     run.finish_stage("evaluate", inputs, time.perf_counter() - started, per_system=per_system)
