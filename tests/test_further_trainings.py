@@ -123,7 +123,7 @@ def test_a_killed_further_training_goes_on_where_it_was(
     recipe = write_distinct_recipe(tmp_path, tiny_llama_folder)
     content = yaml.safe_load(recipe.read_text())
     content["seeds"] = [0, 1]
-    content["train"] = {"epochs": 150, "batch_size": 4, "checkpoint_steps": 5, "eval_steps": 50}
+    content["train"] = {"epochs": 60, "batch_size": 4, "checkpoint_steps": 5, "eval_steps": 50}
     recipe.write_text(yaml.safe_dump(content))
     process = subprocess.Popen(
         [VERITUNE, "run", str(recipe)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
