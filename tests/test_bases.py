@@ -146,6 +146,19 @@ def test_rows_too_long_for_any_base_are_dropped_for_all_and_counted(
     assert plan["n_train"] + plan["n_validation"] + plan["n_test"] == len(lines.splitlines())
 
 
+def test_a_base_that_the_recipe_does_not_suit_is_refused_before_any_is_trained(
+    recipe: Path, tmp_path: Path, tiny_t5_folder: Path, tiny_llama_folder: Path
+) -> None:
+    names = f"[{tiny_llama_folder},{tiny_t5_folder}]"
+    changes = ("--set", f"model.name_or_path={names}", "--set", "train.padding=packed")
+    refused = invoke("run", recipe, *changes)
+    assert refused.exit_code == 2
+    assert (
+        "packed is for decoder models" in refused.stderr and str(tiny_t5_folder) in refused.stderr
+    )
+    assert not (tmp_path / "run/bases").exists()
+
+
 @pytest.mark.parametrize(
     ("names", "words"),
     [

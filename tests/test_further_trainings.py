@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,6 +116,19 @@ def test_a_curve_that_is_no_list_of_sizes_is_refused(recipe: Path) -> None:
 
 
 @pytest.mark.slow
+def test_sub_runs_of_an_earlier_recipe_are_made_again(recipe: Path, tmp_path: Path) -> None:
+    run, seeds = tmp_path / "run", ("--set", "seeds=[0, 1]")
+    assert invoke("run", recipe, *seeds).exit_code == 0
+    for name in ("adapter", "checkpoints"):
+        shutil.rmtree(run / name)
+    again = invoke("run", recipe, *seeds, "--set", "lora.r=2")
+    assert again.exit_code == 0, again.stderr
+    assert "belongs to other data or settings; made again" in again.stderr
+    config = json.loads((run / "seeds/1/adapter/adapter_config.json").read_text())
+    assert config["r"] == 2
+
+
+@pytest.mark.slow
 def test_a_killed_further_training_goes_on_where_it_was(
     tiny_llama_folder: Path,
     tmp_path: Path,
@@ -123,7 +137,7 @@ def test_a_killed_further_training_goes_on_where_it_was(
     recipe = write_distinct_recipe(tmp_path, tiny_llama_folder)
     content = yaml.safe_load(recipe.read_text())
     content["seeds"] = [0, 1]
-    content["train"] = {"epochs": 150, "batch_size": 4, "checkpoint_steps": 5, "eval_steps": 50}
+    content["train"] = {"epochs": 60, "batch_size": 4, "checkpoint_steps": 15, "eval_steps": 50}
     recipe.write_text(yaml.safe_dump(content))
     process = subprocess.Popen(
         [VERITUNE, "run", str(recipe)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL

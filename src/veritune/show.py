@@ -45,6 +45,7 @@ def verdict(result: dict[str, Any], seconds: float) -> None:
             border_style=style,
         )
     )
+    _further(console, result)
     console.print(f"report   {escape(result['report_html'])}", highlight=False, soft_wrap=True)
     console.print(f"run      {escape(result['output_dir'])}", highlight=False, soft_wrap=True)
     console.print(f"time     {seconds // 60:.0f} min {seconds % 60:02.0f} s", highlight=False)
@@ -100,6 +101,7 @@ def conclusion(result: dict[str, Any]) -> None:
     """The verdict and a line per comparison on the primary metric."""
     console = Console()
     console.print(f"[bold]{escape(result['verdict'])}[/]: {escape(result['sentence'])}")
+    _further(console, result)
     table = Table(title=escape(str(result["primary_metric"])))
     for name in ("against", "adapted", "other", "difference", "95 % interval", "verdict"):
         table.add_column(name, justify="right")
@@ -120,6 +122,12 @@ def conclusion(result: dict[str, Any]) -> None:
             escape(row["verdict"]),
         )
     console.print(table)
+
+
+def _further(console: Console, result: dict[str, Any]) -> None:
+    for name in ("seeds", "learning_curve"):
+        if sentence := result.get(name, {}).get("sentence"):
+            console.print(escape(sentence), highlight=False)
 
 
 def doctor(result: dict[str, Any]) -> None:

@@ -14,11 +14,12 @@ from veritune.atomic import atomic_folder, write_text
 from veritune.compare.curve import value_interval
 from veritune.config import Recipe
 from veritune.model.adapter import WEIGHTS
+from veritune.model.load import kind_of, load_config
 from veritune.pipeline.chosen_base import ENTRY, chosen_base, chosen_run, with_base
 from veritune.pipeline.context import Context
 from veritune.pipeline.evaluate import choose_examples
 from veritune.pipeline.sub_runs import answers_of, open_sub_run, place_file
-from veritune.pipeline.train import train_inputs
+from veritune.pipeline.train import refuse_packed, train_inputs
 from veritune.recipe_file import dump_recipe
 from veritune.rows import Example, Prediction
 from veritune.score import corpus_value, score_predictions
@@ -35,6 +36,10 @@ def choose_base(context: Context) -> Context:
         return context
     recipe = context.recipe
     validation = choose_examples(context.run, recipe.evaluate, recipe.seed).validation
+    for name in names:
+        # Before the first is trained, not after.
+        single = with_base(recipe, name)
+        refuse_packed(single, kind_of(load_config(single.model)))
     rows = []
     for place, (name, folder) in enumerate(zip(names, folder_names(names), strict=True), 1):
         single = _single(with_base(recipe, name))

@@ -15,6 +15,9 @@ from veritune.pipeline.prepare import prepare_stage
 from veritune.pipeline.train import train_stage
 from veritune.report import build_report
 
+FURTHER = ("bases", "seeds", "learning_curve")
+"""Tables of ``comparison.json`` that only several trainings give."""
+
 
 def run_all(context: Context) -> dict[str, Any]:
     """Everything, skipping stages whose inputs are unchanged; return what ``run`` prints."""
@@ -33,6 +36,7 @@ def run_all(context: Context) -> dict[str, Any]:
         "primary_metric": conclusion["primary_metric"],
         "best_baseline": conclusion["best_baseline"],
         "comparisons": conclusion["comparisons"],
+        **{name: conclusion[name] for name in FURTHER if name in conclusion},
         "data": rows,
         "train": summary,
         "report_html": str(html),

@@ -11,7 +11,7 @@ from veritune.errors import RecipeError, RunDirectoryError
 from veritune.model.adapter import CONFIG, WEIGHTS, save_adapter
 from veritune.model.attention import use_packed_attention
 from veritune.model.hardware import choose_placement, describe_hardware
-from veritune.model.load import LoadedModel, load_model
+from veritune.model.load import Kind, LoadedModel, load_model
 from veritune.model.lora import REBASING_INITS, attach_lora, coverage
 from veritune.model.memory import StepMemory
 from veritune.pipeline.context import Context, add_notices
@@ -56,13 +56,7 @@ def layout_for(recipe: Recipe, encoder: Encoder, pairs: list[EncodedPair], confi
     Raises:
         RecipeError: packed rows for an encoder-decoder model.
     """
-    if recipe.train.padding == "packed" and encoder.kind == "seq2seq":
-        raise RecipeError(
-            "train.padding: packed is for decoder models; this is an encoder-decoder",
-            received=recipe.model.name,
-            accepted="longest_in_batch, longest_in_data or max_length",
-            next_step="--set train.padding=longest_in_batch",
-        )
+    refuse_packed(recipe, encoder.kind)
     data = recipe.data
     start = getattr(config, "decoder_start_token_id", None)
     return make_layout(
@@ -76,6 +70,21 @@ def layout_for(recipe: Recipe, encoder: Encoder, pairs: list[EncodedPair], confi
             data.max_target_tokens,
         ),
     )
+
+
+def refuse_packed(recipe: Recipe, kind: Kind) -> None:
+    """Refuse packed rows for an encoder-decoder model.
+
+    Raises:
+        RecipeError: that is what the recipe asks for.
+    """
+    if recipe.train.padding == "packed" and kind == "seq2seq":
+        raise RecipeError(
+            "train.padding: packed is for decoder models; this is an encoder-decoder",
+            received=recipe.model.name,
+            accepted="longest_in_batch, longest_in_data or max_length",
+            next_step="--set train.padding=longest_in_batch",
+        )
 
 
 def _train(context: Context, inputs: str) -> None:
