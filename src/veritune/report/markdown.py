@@ -28,10 +28,12 @@ def render_markdown(view: View) -> str:
     parts = [
         _headline(view),
         _evidence(view.evidence),
+        *map(_section, view.running),
         *map(_section, view.trainings),
         _training(view.training),
         _claims(view.claims),
         _prompts(view.prompts),
+        *map(_section, view.memory),
         _cases(view),
         _data(view),
         _health(view),

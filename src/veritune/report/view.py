@@ -23,7 +23,9 @@ from veritune.report.evidence import Evidence, make_evidence
 from veritune.report.headline import Headline, make_headline
 from veritune.report.highlight import Highlighter
 from veritune.report.load import RunFiles
+from veritune.report.memory import CopiedAnswer, make_copied, make_memory
 from veritune.report.prompts import Prompts, make_prompts
+from veritune.report.running import make_running
 from veritune.report.section import Section
 from veritune.report.seeds import make_seeds
 from veritune.report.training import TrainingView, make_training
@@ -39,10 +41,13 @@ class View:
     headline: Headline
     evidence: Evidence | None
     training: TrainingView | None
+    running: list[Section]
     trainings: list[Section]
     lengths: list[Length]
     claims: list[ClaimRow]
     prompts: Prompts | None
+    memory: list[Section]
+    copied: list[CopiedAnswer]
     cases: Cases | None
     data: DataView | None
     health: list[HealthRow]
@@ -57,6 +62,7 @@ def make_view(files: RunFiles) -> View:
         headline=make_headline(files),
         evidence=make_evidence(files),
         training=make_training(files),
+        running=make_running(files),
         trainings=[
             section
             for make in (make_bases, make_seeds, make_curve)
@@ -65,6 +71,8 @@ def make_view(files: RunFiles) -> View:
         lengths=make_lengths(files),
         claims=make_claims(files),
         prompts=make_prompts(files, highlight),
+        memory=make_memory(files),
+        copied=make_copied(files, highlight),
         cases=make_cases(files, highlight),
         data=make_data(files),
         health=make_health(files),
