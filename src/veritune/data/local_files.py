@@ -28,16 +28,16 @@ def read_file(section: DataSection, reporter: Reporter) -> RawRows:
             values are at fault.
     """
     path = local_path(section.source)
-    suffix = _checked_suffix(path)
-    with _opened(path) as file:
+    suffix = checked_suffix(path)
+    with opened(path) as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    with _opened(path) as file, reporter.task(f"read {path.name}", section.max_rows) as task:
+    with opened(path) as file, reporter.task(f"read {path.name}", section.max_rows) as task:
         if suffix == ".parquet":
             known, records = parquet_records(
                 file, path, set(named_columns(section.columns).values())
             )
         else:
-            known, records = _text_records(file, path, suffix)
+            known, records = text_records(file, path, suffix)
         rows, columns = rows_from(
             records,
             section.columns,
@@ -64,13 +64,19 @@ def read_file(section: DataSection, reporter: Reporter) -> RawRows:
     )
 
 
-def _text_records(file: IO[bytes], path: Path, suffix: str) -> Records:
+def text_records(file: IO[bytes], path: Path, suffix: str) -> Records:
+    """(columns declared by the file, records) of an open .json, .jsonl or .csv file."""
     if suffix.endswith(".gz"):
         file = cast(IO[bytes], gzip.GzipFile(fileobj=file))
     return _READERS[suffix.removesuffix(".gz")](file, path)
 
 
-def _checked_suffix(path: Path) -> str:
+def checked_suffix(path: Path) -> str:
+    """The ending of an existing data file.
+
+    Raises:
+        DataError: there is no such file, or it is no data file.
+    """
     try:
         is_file, is_folder, exists = path.is_file(), path.is_dir(), path.exists()
     except (OSError, ValueError) as error:
@@ -121,7 +127,12 @@ def _missing(path: Path) -> DataError:
     )
 
 
-def _opened(path: Path) -> BufferedReader:
+def opened(path: Path) -> BufferedReader:
+    """Open a data file for reading.
+
+    Raises:
+        DataError: this user may not read it.
+    """
     try:
         return path.open("rb")
     except OSError as error:
