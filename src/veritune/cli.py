@@ -18,9 +18,10 @@ from rich.markup import escape
 
 from veritune import __version__, show
 from veritune.config import Recipe
-from veritune.errors import EnvironmentFault, Interrupted, OutOfMemory, VerituneError
+from veritune.errors import EnvironmentFault, GateFailed, Interrupted, OutOfMemory, VerituneError
 from veritune.progress import Reporter, TerminalReporter
 from veritune.recipe_file import load_recipe, read_yaml, recipe_from
+from veritune.rows import Requirement
 from veritune.run_dir import open_run
 
 app = typer.Typer(
@@ -42,6 +43,14 @@ Overrides = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")
 ]
+Require = Annotated[
+    Requirement | None,
+    typer.Option("--require", help="Exit with 1 unless adapted is better, or not worse."),
+]
+Curve = Annotated[
+    str | None,
+    typer.Option("--curve", metavar="N,N,…", help="Also train on so many rows: --curve 64,256"),
+]
 
 _DEMO_RECIPE = Path(__file__).with_name("demo.yaml")
 
@@ -62,7 +71,7 @@ def _root(
 
 
 @app.command(epilog="Example: veritune demo --set output_dir=runs/demo")
-def demo(overrides: Overrides = None, as_json: Json = False) -> None:
+def demo(overrides: Overrides = None, require: Require = None, as_json: Json = False) -> None:
     """Adapt the bundled model to Python's standard library and report: no hub, no GPU."""
     with _faults(as_json):
         from veritune.pipeline.context import open_context
@@ -73,18 +82,27 @@ def demo(overrides: Overrides = None, as_json: Json = False) -> None:
         show.demo_budget(recipe, reporter)
         started = time.monotonic()
         result = run_all(open_context(recipe, reporter))
-        _print(result, as_json, lambda: show.verdict(result, time.monotonic() - started))
+        with _gate(require, result, recipe):
+            _print(result, as_json, lambda: show.verdict(result, time.monotonic() - started))
 
 
 @app.command(epilog="Example: veritune run recipes/my-data.yaml --set train.epochs=2")
-def run(target: Target, overrides: Overrides = None, as_json: Json = False) -> None:
+def run(
+    target: Target,
+    overrides: Overrides = None,
+    curve: Curve = None,
+    require: Require = None,
+    as_json: Json = False,
+) -> None:
     """Prepare, train, evaluate and report; stages that are up to date are skipped."""
     with _faults(as_json):
         from veritune.pipeline.run import run_all
 
         started = time.monotonic()
-        result = run_all(_context(target, overrides))
-        _print(result, as_json, lambda: show.verdict(result, time.monotonic() - started))
+        context = _context(target, _with_curve(overrides, curve))
+        result = run_all(context)
+        with _gate(require, result, context.recipe):
+            _print(result, as_json, lambda: show.verdict(result, time.monotonic() - started))
 
 
 @app.command(epilog="Example: veritune plan recipes/codet5-python-codes.yaml --json")
@@ -125,15 +143,33 @@ def train(target: Target, overrides: Overrides = None, as_json: Json = False) ->
 
 
 @app.command(epilog="Example: veritune evaluate runs/mine --set evaluate.max_new_tokens=128")
-def evaluate(target: Target, overrides: Overrides = None, as_json: Json = False) -> None:
+def evaluate(
+    target: Target,
+    overrides: Overrides = None,
+    adapters: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--adapter",
+            metavar="PATH",
+            help="Compare with another adapter of the same base (a run or an adapter folder),"
+            " in place of those in evaluate.adapters; repeat for several.",
+        ),
+    ] = None,
+    curve: Curve = None,
+    require: Require = None,
+    as_json: Json = False,
+) -> None:
     """Answer held-out questions with every system, score them, and compare."""
     with _faults(as_json):
         from veritune.pipeline.evaluate import evaluate_stage
 
-        context = _context(target, overrides)
+        named = json.dumps([str(path) for path in adapters or []])
+        asked = [*(overrides or []), *([f"evaluate.adapters={named}"] if adapters else [])]
+        context = _context(target, _with_curve(asked, curve))
         with context.run.lock():
             result = evaluate_stage(context)
-        _print(result, as_json, lambda: show.conclusion(result))
+        with _gate(require, result, context.recipe):
+            _print(result, as_json, lambda: show.conclusion(result))
 
 
 @app.command(epilog="Example: veritune report runs/mine")
@@ -164,6 +200,18 @@ def doctor(as_json: Json = False) -> None:
         _print(result, as_json, lambda: show.doctor(result))
 
 
+@app.command("sandbox-check", epilog="Example: veritune sandbox-check --json")
+def sandbox_check(as_json: Json = False) -> None:
+    """Attack the sandbox that runs generated code, and say whether it holds."""
+    with _faults(as_json):
+        from veritune.sandbox.canaries import check_sandbox
+
+        result = check_sandbox().to_json()
+        _print(result, as_json, lambda: show.sandbox(result))
+        if not result["available"]:
+            raise typer.Exit(EnvironmentFault.exit_code)
+
+
 def _recipe(target: Path, overrides: list[str] | None) -> Recipe:
     if not target.is_dir():
         return load_recipe(target, overrides or [])
@@ -179,6 +227,25 @@ def _context(target: Path, overrides: list[str] | None) -> Any:
 
     reporter: Reporter = TerminalReporter()
     return open_context(_recipe(target, overrides), reporter)
+
+
+def _with_curve(overrides: list[str] | None, curve: str | None) -> list[str]:
+    return [*(overrides or []), *([] if curve is None else [f"evaluate.curve=[{curve}]"])]
+
+
+@contextlib.contextmanager
+def _gate(require: Requirement | None, result: dict[str, Any], recipe: Recipe) -> Iterator[None]:
+    """Judge a result, let it be printed with the judgement in it, then fail if it failed."""
+    if require is None:
+        yield
+        return
+    from veritune.compare.gate import headline_of, judge
+
+    gate = judge(require, headline_of(result), margin=recipe.evaluate.margin)
+    result["gate"] = gate.to_json()
+    yield
+    if not gate.passed:
+        raise GateFailed(f"the gate --require {require} failed: {gate.reason}")
 
 
 def _print(result: dict[str, Any], as_json: bool, in_words: Callable[[], None]) -> None:
@@ -218,7 +285,8 @@ def _faults(as_json: bool) -> Iterator[None]:
 
 
 def _exit(error: VerituneError, as_json: bool) -> None:
-    if as_json:
+    # A failed gate has printed the result itself, with the reason in it.
+    if as_json and not isinstance(error, GateFailed):
         sys.stdout.write(json.dumps(error.to_json(), indent=2) + "\n")
     Console(stderr=True).print(
         f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True

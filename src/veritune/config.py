@@ -8,14 +8,25 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from veritune.errors import RecipeError
 
 BUNDLED_MODEL = "bundled:smollm2-135m"
 
-TextMetric = Literal[
-    "parse_rate", "exact_match", "ast_match", "chrf", "bleu", "rouge1", "rouge2", "rougeL"
+MetricName = Literal[
+    "pass_at_1",
+    "runs_clean",
+    "parse_rate",
+    "exact_match",
+    "ast_match",
+    "chrf",
+    "bleu",
+    "rouge1",
+    "rouge2",
+    "rougeL",
 ]
-SystemName = Literal["baseline", "few_shot", "retrieval", "adapted"]
+SystemName = Literal["baseline", "few_shot", "retrieval", "adapted", "merged", "full_finetune"]
 _ALL_SYSTEMS: tuple[SystemName, ...] = ("baseline", "few_shot", "retrieval", "adapted")
 SizeOf = Annotated[
     int | float | None,
@@ -59,10 +70,10 @@ class PromptSection(Section):
 class ModelSection(Section):
     """The base model."""
 
-    name_or_path: str = Field(
+    name_or_path: str | list[str] = Field(
         BUNDLED_MODEL,
-        min_length=1,
-        description="hub id, folder, .gguf file, or bundled:smollm2-135m",
+        description="hub id, folder, .gguf file, or bundled:smollm2-135m; of a list, `run`"
+        " chooses the base whose adapter is best on validation",
     )
     revision: str | None = Field(
         None, description="hub revision, best a commit hash; ignored with a notice for local paths"
@@ -78,6 +89,38 @@ class ModelSection(Section):
         False, description="run Python code that comes with the model; leave it off"
     )
     prompt: PromptSection = PromptSection()
+
+    @property
+    def name(self) -> str:
+        """The one base model.
+
+        Raises:
+            RecipeError: there are several and none is chosen yet.
+        """
+        if isinstance(self.name_or_path, str):
+            return self.name_or_path
+        raise RecipeError(
+            "this needs one base model, and the recipe names several to choose from",
+            received=f"model.name_or_path: {self.name_or_path}",
+            accepted="one name, or a run directory in which `veritune run` has chosen one",
+            next_step="veritune run RECIPE, or --set model.name_or_path=NAME",
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every base model named."""
+        names = self.name_or_path
+        return (names,) if isinstance(names, str) else tuple(names)
+
+    @model_validator(mode="after")
+    def _names_are_names(self) -> ModelSection:
+        if not self.names or not all(self.names):
+            raise ValueError("name_or_path must not be empty")
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("name_or_path names a base model twice")
+        if self.revision is not None and len(self.names) > 1:
+            raise ValueError("revision belongs to one base model; several are named")
+        return self
 
 
 class ColumnsSection(Section):
@@ -182,6 +225,12 @@ class TrainSection(Section):
     """The optimisation."""
 
     learning_rate: float = Field(5e-4, gt=0)
+    full_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="of the full_finetune system; null: learning_rate / 10, since LoRA's best"
+        " rate is about ten times that of full fine-tuning (Schulman et al. 2025)",
+    )
     batch_size: int = Field(8, ge=1, description="examples per forward pass")
     accumulation_steps: int = Field(1, ge=1, description="forward passes per optimizer step")
     epochs: float = Field(3, gt=0)
@@ -216,10 +265,23 @@ class FewShotSection(Section):
     )
 
 
+class SamplesSection(Section):
+    """Several sampled answers a question, for pass@k."""
+
+    n: int = Field(0, ge=0, le=200, description="answers a question with tests; 0: greedy only")
+    temperature: float = Field(0.8, gt=0)
+    top_p: float = Field(0.95, gt=0, le=1)
+
+
 class EvaluateSection(Section):
     """What is measured, on which systems."""
 
     systems: list[SystemName] = Field(default_factory=lambda: list(_ALL_SYSTEMS))
+    adapters: list[str] = Field(
+        default_factory=list,
+        description="other PEFT adapters of the same base (run directories or adapter folders),"
+        " each compared as a system of its own",
+    )
     few_shot: FewShotSection = FewShotSection()
     max_new_tokens: int = Field(256, ge=1)
     batch_size: int = Field(16, ge=1)
@@ -231,10 +293,43 @@ class EvaluateSection(Section):
         None, ge=0, description="training prompts for the memorisation gap; null: as many as test"
     )
     train_prompt_choice: Literal["sample", "first"] = "sample"
-    primary_metric: Literal["auto"] | TextMetric = Field(
-        "auto", description="fixed in the resolved recipe before training"
+    primary_metric: Literal["auto"] | MetricName = Field(
+        "auto",
+        description="fixed in the resolved recipe before training; auto: pass_at_1 where at"
+        " least 60 test rows carry tests and the sandbox holds, else chrf",
     )
     resamples: int = Field(10_000, ge=200)
+    run_answers: bool = Field(
+        True, description="run answers in the sandbox: pass_at_1 and runs_clean"
+    )
+    allow_broken_references: bool = Field(
+        False, description="leave out rows whose own reference fails its tests, instead of stopping"
+    )
+    benchmarks: list[str] = Field(
+        default_factory=list,
+        description="humaneval, or .jsonl files in MBPP's format: pass_at_1 of base and adapted",
+    )
+    max_benchmark_tasks: int | None = Field(
+        None, ge=1, description="a seeded sample of each benchmark's tasks"
+    )
+    samples: SamplesSection = SamplesSection()
+    latency_rounds: int = Field(
+        5, ge=0, description="timed rounds of base, adapted and merged; 0: latency not measured"
+    )
+    margin: float = Field(
+        2.0, ge=0, description="points that count as no loss for --require not-worse"
+    )
+    curve: list[Annotated[int, Field(ge=1)]] = Field(
+        default_factory=list,
+        description="numbers of training rows for a learning curve, such as [64, 256]",
+    )
+
+    @field_validator("curve")
+    @classmethod
+    def _sizes_differ(cls, sizes: list[int]) -> list[int]:
+        if len(set(sizes)) != len(sizes):
+            raise ValueError("a size is named twice")
+        return sizes
 
     @model_validator(mode="after")
     def _has_two_systems(self) -> EvaluateSection:
@@ -250,6 +345,11 @@ class Recipe(Section):
 
     output_dir: str = Field("runs/default", min_length=1, description="is the run directory")
     seed: int = Field(0, ge=0)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        default_factory=list,
+        description="training seeds, the first for the main adapter; empty: only seed."
+        " The split of the data always uses seed",
+    )
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     lora: LoraSection = LoraSection()
@@ -259,3 +359,15 @@ class Recipe(Section):
         default_factory=list,
         description="accelerate trackers: tensorboard, wandb, mlflow, trackio, …",
     )
+
+    @property
+    def training_seed(self) -> int:
+        """The seed that trains the main adapter."""
+        return self.seeds[0] if self.seeds else self.seed
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("a seed is named twice, but the same training twice is no evidence")
+        return seeds

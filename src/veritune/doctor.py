@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shutil
-import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 
-from veritune.model.bundled import WHEEL, WHEEL_VERSION, bundled_folder, cache_folder, find_gguf
+from veritune.model.bundled import WHEEL, WHEEL_VERSION, bundled_folder, find_gguf
 from veritune.pipeline.context import versions
+from veritune.places import cache_folder
+from veritune.sandbox.canaries import check_sandbox
+from veritune.sandbox.interpreter import INSTALL
 
 State = Literal["ok", "missing", "note"]
 _OPTIONAL = {"tensorboard": "report_to: [tensorboard]", "wandb": "report_to: [wandb]"}
@@ -84,24 +86,11 @@ def _hardware() -> list[Finding]:
 
 
 def _sandbox() -> Finding:
-    path = shutil.which("bwrap")
+    found = check_sandbox()
+    if found.available:
+        return Finding("sandbox", "ok", f"holds against {len(found.results)} test attacks")
     without = "functional metrics: generated code is never run without a sandbox"
-    fix = "apt-get install bubblewrap"
-    if path is None:
-        return Finding("sandbox", "missing", "bubblewrap not found", without, fix)
-    try:
-        probe = subprocess.run(
-            [path, "--unshare-all", "--ro-bind", "/", "/", "--dev", "/dev", "true"],
-            capture_output=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Finding("sandbox", "missing", f"bubblewrap fails: {error}", without, fix)
-    if probe.returncode != 0:
-        reason = probe.stderr.decode(errors="replace").strip()[:200]
-        return Finding("sandbox", "missing", f"bubblewrap fails: {reason}", without)
-    return Finding("sandbox", "ok", "bubblewrap works (this version scores text, runs no code)")
+    return Finding("sandbox", "missing", found.missing, without, INSTALL)
 
 
 def _browser() -> Finding:

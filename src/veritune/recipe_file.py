@@ -20,7 +20,8 @@ from pydantic import BaseModel, ValidationError
 from veritune.config import Recipe
 from veritune.errors import RecipeError
 
-_PATH_FIELDS = ("data.source", "model.name_or_path")
+_PATH_FIELDS = ("data.source", "model.name_or_path", "evaluate.benchmarks")
+_PATH_LISTS = ("evaluate.adapters",)
 _CODE_PREFIX = "code:"
 
 
@@ -187,8 +188,10 @@ def _apply_override(content: dict[str, Any], override: str) -> str | None:
         value = text
     if isinstance(value, dict) and not text.lstrip().startswith("{"):
         value = text
-    if isinstance(value, str) and name in _PATH_FIELDS:
-        value = _resolve_path(value, Path.cwd())
+    if name in _PATH_FIELDS:
+        value = _resolve_each(value, Path.cwd())
+    if name in _PATH_LISTS:
+        value = _resolve_all(value, Path.cwd())
     target = content
     *sections, last = name.split(".")
     for section in sections:
@@ -270,9 +273,32 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     for field in _PATH_FIELDS:
         section, _, key = field.partition(".")
         inner = content.get(section)
-        if isinstance(inner, dict) and isinstance(inner.get(key), str):
-            inner[key] = _resolve_path(inner[key], folder)
+        if isinstance(inner, dict) and key in inner:
+            inner[key] = _resolve_each(inner[key], folder)
+    for field in _PATH_LISTS:
+        section, _, key = field.partition(".")
+        inner = content.get(section)
+        if isinstance(inner, dict) and key in inner:
+            inner[key] = _resolve_all(inner[key], folder)
     return content
+
+
+def _resolve_each(value: Any, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_resolve_each(item, folder) for item in value]
+    return _resolve_path(value, folder) if isinstance(value, str) else value
+
+
+def _resolve_all(value: Any, folder: Path) -> Any:
+    """A list of paths made absolute; anything else is left for validation to refuse."""
+    if not isinstance(value, list):
+        return value
+    return [
+        str((folder / Path(item).expanduser()).absolute())
+        if isinstance(item, str) and item
+        else item
+        for item in value
+    ]
 
 
 def _resolve_path(value: str, folder: Path) -> str:

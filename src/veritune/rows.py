@@ -20,6 +20,8 @@ from veritune.atomic import atomic_write, write_text
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Verdict = Literal["better", "worse", "no difference detected", "not measured"]
+Requirement = Literal["better", "not-worse"]
+"""A gate that a script may ask for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class Comparison:
         p_value: two-sided, from cluster sign-flips; None where not measured.
         mde: minimum detectable effect at 80 % power, in the metric's unit; None likewise.
         signature: library, version and settings of the metric and of the statistics.
+        n_seeds: trainings that ``value`` is the mean of, and whose spread the interval counts.
     """
 
     metric: str
@@ -123,6 +126,7 @@ class Comparison:
     mde: float | None
     signature: str
     verdict: Verdict
+    n_seeds: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,8 +64,10 @@ def plan(result: dict[str, Any]) -> None:
             f"{row['parameters']:,}" if row["parameters"] else "–",
         )
     console.print(table)
-    hidden = {"coverage", "example", "dropped"}
+    hidden = {"coverage", "example", "dropped", "bases"}
     facts("plan", {name: value for name, value in result.items() if name not in hidden})
+    for base in result.get("bases", []):
+        facts("one of several bases", base)
     for name, count in result["dropped"].items():
         console.print(f"  dropped by {escape(name)}: {count:,}", highlight=False)
     example = result["example"]
@@ -137,6 +139,27 @@ def doctor(result: dict[str, Any]) -> None:
             )
     shown = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     console.print(f"[dim]{escape(shown)}[/]", highlight=False, soft_wrap=True)
+
+
+def sandbox(result: dict[str, Any]) -> None:
+    """One line per canary, then whether generated code can be run."""
+    console = Console()
+    for row in result["canaries"]:
+        mark = _MARK["ok" if row["held"] else "missing"]
+        detail = f"  {row['detail']}" if row["detail"] else ""
+        console.print(
+            f"{mark} {escape(row['name']):<36} {row['outcome']:<14}[dim]{escape(detail)}[/]",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if result["available"]:
+        console.print("[green]the sandbox holds[/]: functional metrics can be measured")
+    else:
+        console.print(
+            f"[red]no sandbox[/]: {escape(result['missing'])}; generated code is not run and"
+            " functional metrics are not measured",
+            highlight=False,
+        )
 
 
 def facts(title: str, values: dict[str, Any]) -> None:

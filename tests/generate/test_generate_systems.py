@@ -10,6 +10,7 @@ import torch
 
 from veritune.config import EvaluateSection, LoraSection, ModelSection
 from veritune.generate.decode import decode
+from veritune.generate.latency import latency_rounds
 from veritune.generate.retrieval import NearestQuestions
 from veritune.generate.systems import Systems
 from veritune.model.hardware import Placement
@@ -154,3 +155,30 @@ def _systems(
         reporter=Silent(),
         context_tokens=context,
     )
+
+
+def test_latency_is_measured_in_turn_with_a_fixed_number_of_tokens(
+    tiny_llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, wording = _ready(tiny_llama_folder)
+    plain = load_model(ModelSection(name_or_path=str(tiny_llama_folder)), CPU).model
+    asked: list[tuple[str, int]] = []
+    for name, one in (("plain", plain), ("model", model)):
+        generate = one.generate
+
+        def watched(name: str = name, generate: Any = generate, **arguments: Any) -> Any:
+            output = generate(**arguments)
+            asked.append((name, output.shape[1] - arguments["input_ids"].shape[1]))
+            return output
+
+        monkeypatch.setattr(one, "generate", watched)
+    prompts = [wording.prompt(row) for row in _examples()[:2]]
+    found = latency_rounds(
+        {"plain": plain, "model": model}, wording, prompts, rounds=3, new_tokens=5
+    )
+    assert len(found) == 3 and all(set(row) == {"plain", "model"} for row in found)
+    assert all(seconds > 0 for row in found for seconds in row.values())
+    # A round that does not count comes first; then who goes first changes.
+    order = [name for name, _ in asked]
+    assert order == ["plain", "model"] * 2 + ["model", "plain"] + ["plain", "model"]
+    assert [tokens for _, tokens in asked] == [2, 2, *[5] * 6]

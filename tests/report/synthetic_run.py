@@ -80,20 +80,29 @@ def build_run(
     n_validation: int = 24,
     resamples: int = 400,
     seed: int = 0,
+    others: tuple[str, ...] = (),
+    measured: dict[str, Any] | None = None,
 ) -> Path:
     """Write every file of a finished run; the first two test questions are hostile."""
     examples = _examples({"train": n_train, "validation": n_validation, "test": n_test}, seed)
-    predictions = list(_predictions(examples, seed))
+    systems = ("baseline", "few_shot", "retrieval", "adapted", *others)
+    predictions = list(_predictions(examples, seed, systems))
     for split in ("train", "validation", "test"):
         rows = [row for row in examples if row.split == split]
         write_examples(path / "data" / f"{split}.parquet", rows)
-    for system in ("baseline", "few_shot", "retrieval", "adapted"):
+    for system in systems:
         answers = [row for row in predictions if row.system == system]
         write_predictions(path / "predictions" / f"{system}.jsonl", answers)
     scores = score_predictions(examples, predictions)
     write_scores(path / "scores.parquet", scores)
     conclusion = conclude(
-        examples, scores, predictions, primary_metric="chrf", seed=seed, resamples=resamples
+        examples,
+        scores,
+        predictions,
+        primary_metric="chrf",
+        seed=seed,
+        resamples=resamples,
+        measured=measured,
     )
     write_json(path / "comparison.json", conclusion.to_json())
     recipe = Recipe(output_dir=str(path), seed=seed)
@@ -142,13 +151,16 @@ def _words(draw: random.Random) -> dict[str, Any]:
     }
 
 
-def _predictions(examples: list[Example], seed: int) -> Iterator[Prediction]:
+def _predictions(
+    examples: list[Example], seed: int, systems: tuple[str, ...]
+) -> Iterator[Prediction]:
     draw = random.Random(seed + 1)
     pool = [row.reference for row in examples if row.split == "train"]
     for row in examples:
-        for system in ("baseline", "few_shot", "retrieval", "adapted"):
+        for system in systems:
             asked = {
                 "adapted": ("train", "test"),
+                "merged": ("train", "test"),
                 "baseline": ("train", "validation", "test"),
             }.get(system, ("validation", "test"))
             if row.split not in asked:
@@ -172,7 +184,7 @@ def _predictions(examples: list[Example], seed: int) -> Iterator[Prediction]:
 def _raw_answer(draw: random.Random, system: str, row: Example, pool: list[str]) -> str:
     if system == "retrieval":
         return draw.choice(pool)
-    if system == "adapted":
+    if system in ("adapted", "merged", "full_finetune"):
         return _adapted_answer(draw, row)
     other = draw.choice(_BODIES).format(**_words(draw))
     talk = "Sure! Here is a Python function that does what you asked for.\n\n"

@@ -11,11 +11,15 @@ _NAMES = {
     "baseline": "the base model zero-shot",
     "few_shot": "the base model with examples in the prompt",
     "full_finetune": "full fine-tuning",
+    "merged": "the merged model",
 }
 
 
 def name_of(system: str) -> str:
     """What a system is called inside a sentence."""
+    kind, colon, name = system.partition(":")
+    if colon and kind == "adapter":
+        return f"the adapter {name}"
     return _NAMES.get(system, system.replace("_", " "))
 
 
@@ -47,6 +51,8 @@ def zero_shot_sentence(row: Comparison) -> str:
 
 def _basis(row: Comparison) -> str:
     clusters = f"{row.n_clusters} cluster{'s' if row.n_clusters != 1 else ''}"
+    if row.n_seeds > 1:
+        clusters = f"{row.n_seeds} training seeds, {clusters}"
     if row.ci_low is None:
         return f"{clusters}; an interval needs at least {MIN_CLUSTERS}"
     if row.mde is None:

@@ -9,19 +9,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from veritune.compare.claims import FULL_FINETUNE, claims_table
 from veritune.compare.gap import memorisation_gap, reproduction
 from veritune.compare.pairs import pair
+from veritune.compare.seeds import compare_over_seeds
 from veritune.compare.sentence import verdict_sentence, zero_shot_sentence
 from veritune.compare.significance import holm, mcnemar_p_value
 from veritune.compare.statistics import MIN_CLUSTERS
-from veritune.compare.systems import compare_pairs
 from veritune.compare.tables import ScoreTable, generation_table, metric_table, reference_table
+from veritune.compare.trainings import MainTraining, Trainings, averaged
+from veritune.compare.variants import is_variant, without_variants
 from veritune.errors import DataError
 from veritune.rows import Comparison, Conclusion, Example, Prediction, Score
 from veritune.score import METRICS, corpus_value
 
 ADAPTED, BASELINE = "adapted", "baseline"
 SIGNIFICANCE = 0.05
+STAND_IN = "chrf"
+"""Chooses the best baseline where the primary metric could not be measured."""
 MERGED, REFERENCE = "merged", "reference"
 """Compared but never a baseline, being the adapted model once more; and no system at all."""
 
@@ -34,6 +39,9 @@ def conclude(
     primary_metric: str,
     seed: int,
     resamples: int,
+    measured: Mapping[str, Any] | None = None,
+    functional: Mapping[str, Any] | None = None,
+    training: MainTraining | None = None,
 ) -> Conclusion:
     """Compare ``adapted`` with every other system on test and say what it comes to.
 
@@ -41,11 +49,15 @@ def conclude(
 
     Args:
         examples: of all splits.
-        scores: of all systems and splits.
+        scores: of all systems and splits; further trainings are told by ``variants``.
         predictions: that were scored.
         primary_metric: the metric of the verdict, fixed before training.
         seed: any whole number from 0.
         resamples: bootstrap resamples, and sign flips.
+        measured: costs and latencies for the table of claims; None leaves the table out.
+        functional: whether answers were run, and if not why (``available``, ``why``), with
+            tables for the report.
+        training: what made ``adapted``; needed where there are further trainings.
 
     Raises:
         DataError: scores of adapted or of every baseline are missing, belong to no example,
@@ -53,10 +65,16 @@ def conclude(
     """
     splits = {row.example_id: row.split for row in examples}
     clusters = {row.example_id: row.cluster_id for row in examples}
+    further_scores = [row for row in scores if is_variant(row.system)]
+    trainings = Trainings(training or MainTraining(seed, len(examples)), further_scores)
+    scores, predictions = without_variants(scores), without_variants(predictions)
     table = _by_split_system_metric(scores, splits)
     metrics = [name for name in METRICS if ("test", ADAPTED, name) in table]
     others = sorted({s for split, s, _ in table if split == "test"} - {ADAPTED, REFERENCE})
     baselines = [name for name in others if name != MERGED]
+    unrun = _why_not_run(primary_metric, metrics, functional)
+    if unrun:
+        wanted, primary_metric = primary_metric, STAND_IN
     _check_complete(table, metrics, baselines, primary_metric)
 
     best, chosen = _best_baseline(table, baselines, primary_metric)
@@ -66,8 +84,9 @@ def conclude(
         for metric in metrics:
             sides = (table["test", ADAPTED, metric], table.get(("test", other, metric), ()))
             pairs = pair(metric, *sides, clusters)
+            seeds = trainings.pairs(metric, pairs, sides[1], clusters)
             comparisons.append(
-                compare_pairs(metric, ADAPTED, other, pairs, resamples=resamples, seed=seed)
+                compare_over_seeds(metric, ADAPTED, other, seeds, resamples=resamples, seed=seed)
             )
             if METRICS[metric].binary:
                 exact.append(
@@ -86,9 +105,12 @@ def conclude(
         sentence += f" {zero_shot_sentence(primary[BASELINE])}"
     gap = _gap(table, metrics, clusters, resamples, seed)
     corrected = _holm(row for row in comparisons if row is not primary[best])
+    further = trainings.details(
+        table, primary_metric, clusters=clusters, resamples=resamples, seed=seed
+    )
     details = {
         "best_baseline_choice": chosen,
-        "metrics": metric_table(table),
+        "metrics": averaged(metric_table(table), further.get("seeds")),
         "holm": corrected,
         "mcnemar": exact,
         "generation": generation_table(
@@ -97,14 +119,29 @@ def conclude(
         "gap": gap,
         "memorisation": reproduction(*(_of_adapted(table, split) for split in ("train", "test"))),
         "references": reference_table(examples),
-        "not_measured": _not_measured(table, primary[best], gap),
+        "not_measured": _not_measured(metrics, primary[best], gap, functional),
+        "functional": dict(functional or {}),
+        **further,
     }
+    comparisons = list(_after_correction(comparisons, corrected))
+    if measured is not None:
+        quality = [row for row in comparisons if row.metric == primary_metric]
+        details["claims"] = claims_table(
+            measured,
+            next((row for row in quality if row.against == FULL_FINETUNE), None),
+            seed=seed,
+        )
+    verdict = primary[best].verdict
+    if unrun:
+        primary_metric, verdict = wanted, "not measured"
+        label = METRICS[wanted].label
+        sentence = f"Not measured: {label} of this run ({unrun}). By {STAND_IN}: {sentence}"
     return Conclusion(
         primary_metric=primary_metric,
         best_baseline=best,
-        verdict=primary[best].verdict,
+        verdict=verdict,
         sentence=sentence,
-        comparisons=_after_correction(comparisons, corrected),
+        comparisons=tuple(comparisons),
         details=details,
     )
 
@@ -227,12 +264,27 @@ def _of_adapted(table: ScoreTable, split: str) -> list[Score]:
     ]
 
 
+def _why_not_run(
+    primary_metric: str, metrics: Sequence[str], functional: Mapping[str, Any] | None
+) -> str:
+    """Why a primary metric that runs answers has no scores; empty if it has, or runs none."""
+    if primary_metric in metrics or METRICS[primary_metric].score is not None or not functional:
+        return ""
+    return str(functional.get("why") or "no test row carries tests")
+
+
 def _not_measured(
-    table: ScoreTable, primary: Comparison, gap: Sequence[Mapping[str, Any]]
+    metrics: Sequence[str],
+    primary: Comparison,
+    gap: Sequence[Mapping[str, Any]],
+    functional: Mapping[str, Any] | None,
 ) -> list[dict[str, str]]:
     rows = []
-    if not any(metric == "pass_at_1" for _, _, metric in table):
-        rows.append({"what": "pass_at_1", "why": "functional tests are not run by this version"})
+    why = str((functional or {}).get("why") or "")
+    if "runs_clean" not in metrics:
+        rows.append({"what": "runs_clean", "why": why or "answers were not run"})
+    if "pass_at_1" not in metrics:
+        rows.append({"what": "pass_at_1", "why": why or "no test row carries tests"})
     few = f"under {MIN_CLUSTERS} clusters an interval cannot be trusted"
     if primary.ci_low is None:
         rows.append({"what": "verdict", "why": f"{few}; there are {primary.n_clusters}"})

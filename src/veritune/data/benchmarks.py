@@ -151,37 +151,33 @@ def _example(record: Mapping[str, Any], number: int, path: Path) -> Example:
 def _humaneval(record: Mapping[str, Any], number: int, origin: str) -> Example:
     prompt = _text(record, "prompt", number, origin)
     entry_point = _text(record, "entry_point", number, origin)
-    check = _text(record, "test", number, origin)
     name = _text(record, "task_id", number, origin)
-    start = check.find("def check(")
     return Example(
         example_id=name,
         cluster_id=name,
         split="test",
-        instruction=f"Complete this function:\n{prompt}",
+        instruction="Complete this function. Answer with the whole program.\n"
+        f"```python\n{prompt.strip()}\n```",
         input="",
         reference=prompt + _text(record, "canonical_solution", number, origin),
-        tests=(check[max(start, 0) :].strip("\n") + "\n",),
-        test_setup=_helpers(prompt, entry_point),
+        tests=(_text(record, "test", number, origin),),
+        test_setup=_beside(prompt, entry_point),
         entry_point=entry_point,
         source=f"{origin} {name}",
     )
 
 
-def _helpers(prompt: str, entry_point: str) -> str:
-    """What a prompt defines before the function to complete: a few tests call it."""
+def _beside(prompt: str, entry_point: str) -> str:
+    """What a prompt defines beside the function it asks for: imports and helpers."""
     tree = parse(prompt)
     if isinstance(tree, str):
         return ""
-    before = []
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name == entry_point:
-            break
-        before.append(node)
-    if not any(isinstance(node, ast.FunctionDef) for node in before):
-        return ""
-    lines = prompt.splitlines(keepends=True)
-    return "".join(lines[: before[-1].end_lineno])
+    kept = [
+        node
+        for node in tree.body
+        if not (isinstance(node, ast.FunctionDef) and node.name == entry_point)
+    ]
+    return "\n".join(ast.get_source_segment(prompt, node) or "" for node in kept)
 
 
 def _mbpp(record: Mapping[str, Any], number: int, origin: str) -> Example:

@@ -15,7 +15,7 @@ from veritune.data.card import make_card
 from veritune.data.card_page import render_card
 from veritune.data.clean import clean
 from veritune.data.dedupe import find_clusters
-from veritune.data.lengths import CountTokens, drop_too_long
+from veritune.data.lengths import CountTokens, FurtherLimits, drop_too_long, drop_too_long_for
 from veritune.data.raw_rows import RawRow
 from veritune.data.sources import read_rows
 from veritune.data.split import split_rows
@@ -43,11 +43,13 @@ def prepare(
     seed: int,
     count_tokens: CountTokens | None = None,
     reporter: Reporter | None = None,
+    further_limits: Sequence[FurtherLimits] = (),
 ) -> Prepared:
     """Read, clean, cluster and split; the same section, source and seed give the same result.
 
     Args:
         count_tokens: gives (prompt tokens, answer tokens) of rows; None without a tokenizer.
+        further_limits: of other models that must be able to learn the same rows.
 
     Raises:
         DataError: the source is at fault, nothing is left of it, or the splits cannot be filled.
@@ -62,6 +64,9 @@ def prepare(
     _check_left(rows, steps)
     rows, token_counts, step = drop_too_long(rows, count_tokens, section)
     steps.append(step)
+    for further in further_limits:
+        rows, token_counts, step = drop_too_long_for(further, rows, token_counts)
+        steps.append(step)
     _check_left(rows, steps)
 
     cluster_ids = find_clusters(rows, reporter).ids

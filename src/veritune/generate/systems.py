@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from veritune.config import EvaluateSection, SystemName
-from veritune.generate.decode import decode
+from veritune.config import EvaluateSection
+from veritune.generate.decode import Sampling, decode
 from veritune.generate.retrieval import NearestQuestions
+from veritune.model.adapter import activated
 from veritune.model.prompt import PromptFormat, sha256_text
 from veritune.progress import Reporter
 from veritune.rows import Example, Prediction
 
-NEEDS_MODEL: frozenset[str] = frozenset({"baseline", "few_shot", "adapted"})
+RETRIEVAL = "retrieval"
+# Folded, or trained as a whole: no adapter is left to switch.
+PLAIN_MODELS: frozenset[str] = frozenset({"merged", "full_finetune"})
+ADAPTER_PREFIX = "adapter:"
+"""Opens the names of systems that are other adapters."""
+
+
+def _copies(sampling: Sampling | None) -> int:
+    return 1 if sampling is None else sampling.n
 
 
 class Systems:
@@ -24,6 +33,7 @@ class Systems:
     Args:
         model: the PEFT model; ``baseline`` and ``few_shot`` are the same loaded weights
             with the adapter disabled.  None if only ``retrieval`` is asked.
+        others: PEFT's name of the adapter of each ``adapter:NAME`` system.
         train: training examples, for few-shot prompts and retrieval.
         extract: takes the program out of a raw answer.
     """
@@ -39,6 +49,7 @@ class Systems:
         extract: Callable[[str], str],
         reporter: Reporter,
         context_tokens: int | None = None,
+        others: Mapping[str, str] | None = None,
     ) -> None:
         self._model = model
         self._format = prompt_format
@@ -48,15 +59,20 @@ class Systems:
         self._extract = extract
         self._reporter = reporter
         self._context_tokens = context_tokens
+        self._others = dict(others or {})
         self._index: NearestQuestions | None = None
 
-    def answer(self, system: SystemName, examples: Sequence[Example]) -> list[Prediction]:
-        """One greedy answer per example."""
-        if system == "retrieval":
+    def answer(
+        self, system: str, examples: Sequence[Example], sampling: Sampling | None = None
+    ) -> list[Prediction]:
+        """One greedy answer per example, or several sampled ones (``sample_index`` from 1)."""
+        if system == RETRIEVAL:
             return self._retrieve(examples)
         prompts = self._prompts(system, examples)
-        off = contextlib.nullcontext() if system == "adapted" else self._model.disable_adapter()
-        with off, self._reporter.task(f"answers of {system}", len(examples)) as task:
+        with (
+            self._weights_of(system),
+            self._reporter.task(f"answers of {system}", len(examples) * _copies(sampling)) as task,
+        ):
             tokens = 0
 
             def count(answers: int, new_tokens: int) -> None:
@@ -71,13 +87,17 @@ class Systems:
                 max_new_tokens=self._section.max_new_tokens,
                 batch_size=self._section.batch_size,
                 on_done=count,
+                sampling=sampling,
             )
+        asked = list(zip(examples, prompts, strict=True))
+        numbers = [0] if sampling is None else range(1, sampling.n + 1)
+        copies = [(number, *pair) for pair in asked for number in numbers]
         return [
             Prediction(
                 example_id=example.example_id,
                 system=system,
                 seed=self._seed,
-                sample_index=0,
+                sample_index=number,
                 prompt=prompt,
                 prompt_sha256=sha256_text(prompt),
                 raw=answer.raw,
@@ -85,8 +105,16 @@ class Systems:
                 n_new_tokens=answer.n_new_tokens,
                 finish_reason=answer.finish_reason,
             )
-            for example, prompt, answer in zip(examples, prompts, generated, strict=True)
+            for (number, example, prompt), answer in zip(copies, generated, strict=True)
         ]
+
+    def _weights_of(self, system: str) -> contextlib.AbstractContextManager[None]:
+        if system == "adapted" or system in PLAIN_MODELS:
+            return contextlib.nullcontext()
+        if system.startswith(ADAPTER_PREFIX):
+            return activated(self._model, self._others[system])
+        disabled: contextlib.AbstractContextManager[None] = self._model.disable_adapter()
+        return disabled
 
     def _prompts(self, system: str, examples: Sequence[Example]) -> list[str]:
         if system != "few_shot":

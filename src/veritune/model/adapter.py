@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from veritune.model.lora import peft_notices
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+OURS = "default"
+"""PEFT's name of the run's own adapter."""
 
 
 def adapter_state(model: Any) -> dict[str, Any]:
@@ -44,7 +48,7 @@ def save_adapter(model: Any, folder: Path, *, base_name: str, initial: Path | No
             weights (``REBASING_INITS``): the adapter is then converted to an ordinary LoRA
             of twice the rank, which fits the original base.
     """
-    model.peft_config["default"].base_model_name_or_path = base_name
+    model.peft_config[OURS].base_model_name_or_path = base_name
     with atomic_folder(folder) as temporary, peft_notices():
         extra = {"path_initial_model_for_weight_conversion": str(initial)} if initial else {}
         model.save_pretrained(temporary, save_embedding_layers=False, **extra)
@@ -79,3 +83,13 @@ def load_adapter(model: Any, folder: Path) -> Any:
             next_step="train the run again, or name the base model it was trained on",
         ) from error
     return adapted.eval()
+
+
+@contextlib.contextmanager
+def activated(model: Any, name: str) -> Iterator[None]:
+    """Let one of several loaded adapters act for the time of a ``with`` block, then ours."""
+    model.set_adapter(name, inference_mode=True)
+    try:
+        yield
+    finally:
+        model.set_adapter(OURS, inference_mode=True)

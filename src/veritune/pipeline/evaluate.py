@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,23 +12,25 @@ from veritune.atomic import write_json
 from veritune.compare import conclude
 from veritune.config import EvaluateSection, Recipe
 from veritune.errors import RunDirectoryError
-from veritune.generate.systems import NEEDS_MODEL, Systems
-from veritune.model.adapter import WEIGHTS, load_adapter
-from veritune.model.hardware import choose_placement
-from veritune.model.load import load_model
+from veritune.model.adapter import WEIGHTS
+from veritune.pipeline.answers import answer_all, other_weights
+from veritune.pipeline.benchmarks import measure_benchmarks
+from veritune.pipeline.chosen_base import bases_table
 from veritune.pipeline.context import Context
-from veritune.pipeline.encode import make_encoder
+from veritune.pipeline.full_finetune import full_finetune_stage
+from veritune.pipeline.functional import open_runner, run_all_answers, without_broken
+from veritune.pipeline.further_trainings import answer_with_further_trainings, main_training
 from veritune.pipeline.ledger import count_reading
+from veritune.pipeline.primary_metric import with_fixed_metric
+from veritune.pipeline.samples import measure_samples
 from veritune.rows import (
     Example,
     Prediction,
     read_examples,
-    read_predictions,
-    write_predictions,
     write_scores,
 )
 from veritune.run_dir import RunDirectory, digest, file_sha256, split_files
-from veritune.score import METRICS, extract_code, score_predictions
+from veritune.score import score_predictions
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Chosen:
 
     def for_system(self, system: str) -> list[Example]:
         """Validation chooses among the baselines; training prompts show what was memorised."""
-        if system == "adapted":
+        if system in ("adapted", "merged"):
             return [*self.test, *self.train]
         seen = self.train if system == "baseline" else []
         return [*self.test, *self.validation, *seen]
@@ -51,12 +51,15 @@ class Chosen:
 
 def evaluate_stage(context: Context) -> dict[str, Any]:
     """Write predictions, scores and ``comparison.json``; return the conclusion."""
+    _needs_adapter(context.run)
+    context = with_fixed_metric(context)
     run, recipe = context.run, context.recipe
-    _needs_adapter(run)
-    inputs = evaluate_inputs(run, recipe)
+    further = _further_answers(context)
+    inputs = digest(evaluate_inputs(run, recipe), recipe.seeds, [asdict(row) for row in further])
     outputs = [run.scores, run.comparison]
     if not context.skip("evaluate", inputs, outputs):
-        _evaluate(context, inputs)
+        full_finetune_stage(context)
+        _evaluate(context, inputs, further)
     import json
 
     return dict(json.loads(run.comparison.read_text(encoding="utf-8")))
@@ -69,6 +72,7 @@ def evaluate_inputs(run: RunDirectory, recipe: Recipe) -> str:
         run.adapter,
         recipe.model.model_dump(),
         recipe.evaluate.model_dump(),
+        *other_weights(run, recipe),
         recipe.data.input,
         recipe.seed,
     )
@@ -86,19 +90,39 @@ def choose_examples(run: RunDirectory, section: EvaluateSection, seed: int) -> C
     return Chosen(seen, _sample(validation, section.max_validation_examples, seed), test)
 
 
-def _evaluate(context: Context, inputs: str) -> None:
+def _further_answers(context: Context) -> list[Prediction]:
+    """Answers of further trainings to the test questions, if the recipe asks for any."""
+    recipe = context.recipe
+    if not recipe.seeds[1:] and not recipe.evaluate.curve:
+        return []
+    test = choose_examples(context.run, recipe.evaluate, recipe.seed).test
+    return answer_with_further_trainings(context, test)
+
+
+def _evaluate(context: Context, inputs: str, further: list[Prediction]) -> None:
     run, recipe, reporter = context.run, context.recipe, context.reporter
     started = time.perf_counter()
     chosen = choose_examples(run, recipe.evaluate, recipe.seed)
+    systems = [*recipe.evaluate.systems, *recipe.evaluate.adapters]
     reporter.say(
-        f"evaluate: {', '.join(recipe.evaluate.systems)} on {len(chosen.test)} test,"
+        f"evaluate: {', '.join(systems)} on {len(chosen.test)} test,"
         f" {len(chosen.validation)} validation and {len(chosen.train)} training questions"
     )
-    predictions, per_system = _answer_all(context, chosen)
-    examples = [*chosen.train, *chosen.validation, *chosen.test]
+    runner = open_runner(reporter, wanted=recipe.evaluate.run_answers)
+    examples, broken = without_broken(
+        [*chosen.train, *chosen.validation, *chosen.test],
+        runner,
+        allow=recipe.evaluate.allow_broken_references,
+    )
+    predictions, per_system, measured = answer_all(context, chosen)
+    predictions += further
+    benchmarks = measure_benchmarks(context, runner)
+    samples = measure_samples(context, [row for row in examples if row.split == "test"], runner)
     with reporter.task("scoring", None):
-        scores = score_predictions(examples, predictions, list(METRICS))
-        write_scores(run.scores, scores)
+        scores = score_predictions(examples, predictions)
+    ran, functional = run_all_answers(context, examples, predictions, runner, broken)
+    scores += ran
+    write_scores(run.scores, scores)
     with reporter.task("comparing", None):
         conclusion = conclude(
             examples,
@@ -107,83 +131,15 @@ def _evaluate(context: Context, inputs: str) -> None:
             primary_metric=recipe.evaluate.primary_metric,
             seed=recipe.seed,
             resamples=recipe.evaluate.resamples,
+            measured=measured,
+            functional=functional,
+            training=main_training(context),
         )
-    write_json(run.comparison, conclusion.to_json())
+    extra = {"benchmarks": benchmarks, "pass_at_k": samples, **bases_table(run)}
+    write_json(run.comparison, {**conclusion.to_json(), **extra})
     test_sha = file_sha256(run.split_file("test"))
     run.update_manifest(test_reads=count_reading(test_sha, file_sha256(run.adapter / WEIGHTS)))
     run.finish_stage("evaluate", inputs, time.perf_counter() - started, per_system=per_system)
-
-
-def _answer_all(
-    context: Context, chosen: Chosen
-) -> tuple[list[Prediction], dict[str, dict[str, float]]]:
-    """Answers of every system; those whose inputs are unchanged are read back."""
-    run, recipe = context.run, context.recipe
-    known = dict(run.manifest().get("predictions", {}))
-    timing = {
-        name: dict(record)
-        for name, record in run.stage_record("evaluate").get("per_system", {}).items()
-    }
-    systems: Systems | None = None
-    collected: list[Prediction] = []
-    for system in recipe.evaluate.systems:
-        path = run.predictions / f"{system}.jsonl"
-        examples = chosen.for_system(system)
-        identity = _answers_identity(run, recipe, system, examples)
-        if known.get(system) == identity and path.is_file():
-            context.reporter.say(f"  answers of {system}: unchanged, kept")
-            collected += read_predictions(path)
-            continue
-        if systems is None:
-            systems = _open_systems(context)
-        started = time.perf_counter()
-        answers = systems.answer(system, examples)
-        write_predictions(path, answers)
-        known[system] = identity
-        run.update_manifest(predictions=known)
-        collected += answers
-        timing[system] = {
-            "seconds": round(time.perf_counter() - started, 3),
-            "new_tokens": sum(answer.n_new_tokens for answer in answers),
-        }
-    return collected, {name: timing[name] for name in recipe.evaluate.systems if name in timing}
-
-
-def _open_systems(context: Context) -> Systems:
-    run, recipe = context.run, context.recipe
-    encoder = make_encoder(recipe)
-    model = None
-    if NEEDS_MODEL & set(recipe.evaluate.systems):
-        loaded = load_model(recipe.model, choose_placement(recipe.model), seed=recipe.seed)
-        model = load_adapter(loaded.model, run.adapter)
-    return Systems(
-        model,
-        encoder.format,
-        recipe.evaluate,
-        read_examples(run.split_file("train")),
-        seed=recipe.seed,
-        extract=extract_code,
-        reporter=context.reporter,
-        context_tokens=encoder.context_tokens,
-    )
-
-
-def _answers_identity(
-    run: RunDirectory, recipe: Recipe, system: str, examples: Sequence[Example]
-) -> str:
-    adapter: list[Path] = [run.adapter] if system == "adapted" else []
-    return digest(
-        system,
-        *adapter,
-        run.split_file("train"),
-        recipe.model.model_dump(),
-        recipe.evaluate.few_shot.model_dump(),
-        recipe.evaluate.max_new_tokens,
-        recipe.evaluate.batch_size,
-        recipe.data.input,
-        recipe.seed,
-        [[row.example_id, row.instruction, row.input] for row in examples],
-    )
 
 
 def _sample(examples: list[Example], size: int | None, seed: int) -> list[Example]:

@@ -8,28 +8,32 @@ from pathlib import Path
 from typing import Any
 
 from veritune.config import DataSection, Recipe
+from veritune.data.lengths import FurtherLimits
 from veritune.data.prepare import Prepared, prepare, write_prepared
 from veritune.data.sources import kind_of_source
 from veritune.errors import RunDirectoryError
+from veritune.pipeline.chosen_base import with_base, with_candidates
 from veritune.pipeline.context import Context, add_notices
 from veritune.pipeline.encode import Encoder, make_encoder
+from veritune.pipeline.primary_metric import fix_primary_metric
 from veritune.progress import Reporter
 from veritune.run_dir import digest, file_sha256, split_files
 
 
 def prepare_stage(context: Context) -> dict[str, Any]:
     """Write ``data/`` unless it is up to date; return the card's counts."""
-    run, recipe = context.run, context.recipe
+    run, recipe = context.run, with_candidates(context.run, context.recipe)
     inputs = prepare_inputs(recipe)
     outputs = [*split_files(run), run.data / "card.json"]
     if not context.skip("prepare", inputs, outputs):
         _refuse_other_data(context, inputs)
         context.reporter.say(f"prepare: {recipe.data.source}")
         started = time.perf_counter()
-        prepared = prepare_rows(recipe, make_encoder(recipe), context.reporter)
+        prepared = prepare_rows(recipe, context.reporter)
         write_prepared(prepared, run.data)
         add_notices(run, list(prepared.card["origin"].get("notices", [])))
         run.finish_stage("prepare", inputs, time.perf_counter() - started, **counts(prepared.card))
+    fix_primary_metric(context)
     record = run.stage_record("prepare")
     return {name: record[name] for name in record if name.startswith("n_")}
 
@@ -50,10 +54,19 @@ def _refuse_other_data(context: Context, inputs: str) -> None:
         )
 
 
-def prepare_rows(recipe: Recipe, encoder: Encoder, reporter: Reporter) -> Prepared:
-    """Read, clean, cluster and split a recipe's rows, in memory."""
-    section = _within_context(recipe.data, encoder)
-    return prepare(section, recipe.seed, encoder.counter(reporter), reporter)
+def prepare_rows(recipe: Recipe, reporter: Reporter) -> Prepared:
+    """Read, clean, cluster and split a recipe's rows, in memory.
+
+    Where several base models are named, a row must fit all of them: they are compared on the
+    same rows and the same splits.
+    """
+    first, *others = [(name, make_encoder(with_base(recipe, name))) for name in recipe.model.names]
+    section = _within_context(recipe.data, first[1])
+    further = [
+        FurtherLimits(name, encoder.counter(reporter), _within_context(recipe.data, encoder))
+        for name, encoder in others
+    ]
+    return prepare(section, recipe.seed, first[1].counter(reporter), reporter, further)
 
 
 def prepare_inputs(recipe: Recipe) -> str:

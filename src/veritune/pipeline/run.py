@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from veritune.errors import RunDirectoryError
+from veritune.model.other_adapters import find_adapters
+from veritune.pipeline.choose_base import choose_base
 from veritune.pipeline.context import Context
 from veritune.pipeline.evaluate import evaluate_stage
 from veritune.pipeline.prepare import prepare_stage
@@ -16,8 +18,11 @@ from veritune.report import build_report
 
 def run_all(context: Context) -> dict[str, Any]:
     """Everything, skipping stages whose inputs are unchanged; return what ``run`` prints."""
+    # Hours before it is needed, a wrong path should be said.
+    find_adapters(context.recipe.evaluate.adapters)
     with context.run.lock():
         rows = prepare_stage(context)
+        context = choose_base(context)
         summary = train_stage(context)
         conclusion = evaluate_stage(context)
         html, markdown = report_stage(context)

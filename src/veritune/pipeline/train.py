@@ -13,6 +13,7 @@ from veritune.model.attention import use_packed_attention
 from veritune.model.hardware import choose_placement, describe_hardware
 from veritune.model.load import LoadedModel, load_model
 from veritune.model.lora import REBASING_INITS, attach_lora, coverage
+from veritune.model.memory import StepMemory
 from veritune.pipeline.context import Context, add_notices
 from veritune.pipeline.encode import Encoder, make_encoder
 from veritune.pipeline.trackers import open_trackers
@@ -41,9 +42,11 @@ def train_inputs(run: RunDirectory, recipe: Recipe) -> str:
         run.split_file("validation"),
         recipe.model.model_dump(),
         recipe.lora.model_dump(),
-        recipe.train.model_dump(),
+        recipe.train.model_dump(exclude={"full_learning_rate"}),
         recipe.data.input,
-        recipe.seed,
+        recipe.training_seed,
+        # `seed` still builds a base of random weights.
+        *([recipe.seed] if recipe.seed != recipe.training_seed else []),
     )
 
 
@@ -56,7 +59,7 @@ def layout_for(recipe: Recipe, encoder: Encoder, pairs: list[EncodedPair], confi
     if recipe.train.padding == "packed" and encoder.kind == "seq2seq":
         raise RecipeError(
             "train.padding: packed is for decoder models; this is an encoder-decoder",
-            received=recipe.model.name_or_path,
+            received=recipe.model.name,
             accepted="longest_in_batch, longest_in_data or max_length",
             next_step="--set train.padding=longest_in_batch",
         )
@@ -85,11 +88,12 @@ def _train(context: Context, inputs: str) -> None:
     audit_supervision(validation, encoder.format.end_id)
     placement = choose_placement(recipe.model)
     reporter.say(
-        f"train: {recipe.model.name_or_path} on {len(train)} pairs,"
+        f"train: {recipe.model.name} on {len(train)} pairs,"
         f" {placement.dtype_name} on {placement.device.type}"
     )
+    memory = StepMemory(placement.device)
     loaded = load_model(recipe.model, placement, seed=recipe.seed)
-    model = attach_lora(loaded.model, recipe.lora, seed=recipe.seed)
+    model = attach_lora(loaded.model, recipe.lora, seed=recipe.training_seed)
     add_notices(run, [loaded.reference.notice])
     _record_model(run, loaded, model, describe_hardware(placement))
     initial = _keep_initial(run, model, recipe)
@@ -103,7 +107,7 @@ def _train(context: Context, inputs: str) -> None:
             section=recipe.train,
             train=train,
             validation=validation,
-            seed=recipe.seed,
+            seed=recipe.training_seed,
             device=placement.device,
             folder=run.checkpoints,
             log_path=run.train_log,
@@ -111,12 +115,13 @@ def _train(context: Context, inputs: str) -> None:
             weights=count_weights(model),
             reporter=reporter,
             track=track,
+            watch=memory.watch,
         )
-        summary = training.run()
+        summary = {**training.run(), **memory.to_json()}
     save_adapter(
         model,
         run.adapter,
-        base_name=loaded.reference.location or recipe.model.name_or_path,
+        base_name=loaded.reference.location or recipe.model.name,
         initial=initial,
     )
     run.finish_stage("train", inputs, time.perf_counter() - started, summary=summary)
@@ -151,5 +156,5 @@ def _keep_initial(run: RunDirectory, model: Any, recipe: Recipe) -> Path | None:
         return None
     folder = run.checkpoints / "initial_adapter"
     # Written anew every time: an earlier attempt may have had another rank.
-    save_adapter(model, folder, base_name=recipe.model.name_or_path)
+    save_adapter(model, folder, base_name=recipe.model.name)
     return folder

@@ -230,17 +230,17 @@ def not_measured(files: RunFiles) -> list[tuple[str, str]]:
 def _stages(files: RunFiles) -> list[tuple[str, str, str, str]]:
     """Stage, time, tokens, tokens a second."""
     rows = []
-    for stage in ("prepare", "train", "evaluate"):
+    for stage in ("prepare", "train", "full_finetune", "evaluate"):
         record = files.stage(stage)
         if not record:
             continue
         tokens, rate = DASH, DASH
-        if stage == "train":
+        if stage in ("train", "full_finetune"):
             summary = mapping(record.get("summary"))
             trained = summary.get("real_tokens", summary.get("supervised_tokens"))
             tokens = f"{count(trained)} trained" if is_number(trained) else DASH
             rate = significant(summary.get("train_tokens_per_second"))
-        rows.append((stage, duration(record.get("seconds")), tokens, rate))
+        rows.append((stage.replace("_", " "), duration(record.get("seconds")), tokens, rate))
         for name, timing in mapping(record.get("per_system")).items():
             seconds, new = mapping(timing).get("seconds"), mapping(timing).get("new_tokens")
             rows.append(

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from veritune.report.axes import Axis
 from veritune.report.figures import axis_track, forest_axis, interval_track
 from veritune.report.headline import VERDICT_MARKS
-from veritune.report.load import RunFiles
+from veritune.report.load import ORDER, RunFiles
 from veritune.report.wording import (
     corpus,
     fixed,
@@ -164,7 +164,7 @@ def _values(files: RunFiles) -> tuple[list[str], list[tuple[str, list[str], bool
         table.setdefault((pair.system, pair.metric), pair.value)
         table.setdefault((pair.against, pair.metric), pair.against_value)
     found = {system for system, _ in table}
-    known = [name for name in ("adapted", "baseline", "few_shot", "retrieval") if name in found]
+    known = [name for name in ORDER if name in found]
     systems = [*known, *sorted(found - {*known, "reference"})]
     metrics = sorted({metric for _, metric in table}, key=_order(files.primary_metric))
     return systems, [

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from veritune.compare import MIN_CLUSTERS
 from veritune.report import figures
 from veritune.report.view import View
-from veritune.report.wording import SYSTEM_NOTES, system_label
+from veritune.report.wording import OPTIONAL_SYSTEMS, SYSTEM_NOTES, system_label
 
 
 def render_html(view: View) -> str:
@@ -31,6 +31,7 @@ def render_html(view: View) -> str:
         lstrip_blocks=True,
     )
     style, script = _asset("report.css"), _asset("report.js")
+    compared = view.evidence.systems if view.evidence else []
     page = environment.get_template("report.html.j2").render(
         view=view,
         style=Markup(style),  # noqa: S704
@@ -38,7 +39,11 @@ def render_html(view: View) -> str:
         policy=_policy(style, script),
         share_bar=figures.share_bar,
         min_clusters=MIN_CLUSTERS,
-        system_notes=[(system_label(name), note) for name, note in SYSTEM_NOTES.items()],
+        system_notes=[
+            (system_label(name), note)
+            for name, note in SYSTEM_NOTES.items()
+            if name not in OPTIONAL_SYSTEMS or system_label(name) in compared
+        ],
     )
     return page.encode("utf-8", "replace").decode("utf-8")
 

@@ -32,7 +32,7 @@ from veritune.train.log import read_log
 
 T = TypeVar("T")
 
-_ORDER = ("adapted", "baseline", "few_shot", "retrieval")
+ORDER = ("adapted", "baseline", "few_shot", "retrieval", "full_finetune", "merged")
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,9 @@ def load_run(path: Path) -> RunFiles:
     predictions: dict[str, dict[str, Prediction]] = {}
     for file in sorted(run.predictions.glob("*.jsonl"), key=lambda item: _place(item.stem)):
         predictions[file.stem] = reader.read(file, _read_answers, {})
+    scores: dict[tuple[str, str], dict[str, Score]] = reader.read(run.scores, _read_score_table, {})
+    # Answers of a system that the last evaluation did not ask are kept on disk, not shown.
+    scored = {system for _, system in scores} or predictions.keys()
     return RunFiles(
         path=path,
         recipe_text=recipe_text,
@@ -110,15 +113,17 @@ def load_run(path: Path) -> RunFiles:
         card=reader.read(run.data / "card.json", _read_json, {}),
         examples={split: rows for split, rows in examples.items() if rows},
         log=reader.read(run.train_log, _read_events, []),
-        predictions={name: answers for name, answers in predictions.items() if answers},
-        scores=reader.read(run.scores, _read_score_table, {}),
+        predictions={
+            name: answers for name, answers in predictions.items() if answers and name in scored
+        },
+        scores=scores,
         conclusion=reader.read(run.comparison, _read_conclusion, None),
         problems=reader.problems,
     )
 
 
 def _place(system: str) -> tuple[int, str]:
-    return (_ORDER.index(system) if system in _ORDER else len(_ORDER), system)
+    return (ORDER.index(system) if system in ORDER else len(ORDER), system)
 
 
 class _Reader:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from veritune.report.claims import ClaimRow
 from veritune.report.evidence import Evidence
 from veritune.report.prompts import PromptColumn, Prompts
+from veritune.report.section import Section
 from veritune.report.training import LossRow, TrainingView
 from veritune.report.view import View
 from veritune.report.wording import DASH, one_line
@@ -26,7 +28,9 @@ def render_markdown(view: View) -> str:
     parts = [
         _headline(view),
         _evidence(view.evidence),
+        *map(_section, view.trainings),
         _training(view.training),
+        _claims(view.claims),
         _prompts(view.prompts),
         _cases(view),
         _data(view),
@@ -121,6 +125,15 @@ def _evidence(evidence: Evidence | None) -> str:
     )
 
 
+def _section(section: Section) -> str:
+    rows = [
+        (f"{row[0]} ({section.mark})" if place == section.marked else row[0], *row[1:])
+        for place, row in enumerate(section.rows)
+    ]
+    parts = [escape(section.sentence, 1000), table(section.head, rows), escape(section.note, 1000)]
+    return "\n\n".join([f"## {escape(section.title)}", *(part for part in parts if part)])
+
+
 def _training(training: TrainingView | None) -> str:
     if training is None:
         return "## Training\n\nThe model has not been trained yet."
@@ -147,6 +160,20 @@ def _thinned(rows: list[LossRow]) -> list[LossRow]:
         for place, row in enumerate(rows)
         if row.is_best or place % stride == 0 or place == len(rows) - 1
     ]
+
+
+def _claims(claims: Sequence[ClaimRow]) -> str:
+    if not claims:
+        return ""
+    head = ("claim", "LoRA", "against", "ratio or difference", "95 % interval", "what came out")
+    rows = (
+        (
+            *(row.claim, row.ours, row.against, row.change, row.interval),
+            f"{row.said}; {row.note}" if row.note else row.said,
+        )
+        for row in claims
+    )
+    return f"## What LoRA promised\n\n{table(head, rows)}"
 
 
 def _prompts(prompts: Prompts | None) -> str:

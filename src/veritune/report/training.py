@@ -16,6 +16,7 @@ from veritune.report.wording import (
     fixed,
     is_number,
     mapping,
+    memory,
     significant,
 )
 
@@ -64,6 +65,7 @@ _SUMMARY = (
     ("padded_tokens", count),
     ("total_flos", significant),
     ("model_flops", significant),
+    ("peak_memory_bytes", memory),
 )
 
 

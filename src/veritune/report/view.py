@@ -15,23 +15,33 @@ from veritune.report.background import (
     make_set_up,
     not_measured,
 )
+from veritune.report.bases import make_bases
 from veritune.report.cases import Cases, make_cases
+from veritune.report.claims import ClaimRow, make_claims
+from veritune.report.curve import make_curve
 from veritune.report.evidence import Evidence, make_evidence
 from veritune.report.headline import Headline, make_headline
 from veritune.report.highlight import Highlighter
 from veritune.report.load import RunFiles
 from veritune.report.prompts import Prompts, make_prompts
+from veritune.report.section import Section
+from veritune.report.seeds import make_seeds
 from veritune.report.training import TrainingView, make_training
 
 
 @dataclass(frozen=True)
 class View:
-    """The ten sections, in order; None or empty where there is nothing to show."""
+    """The sections, in order; None or empty where there is nothing to show.
+
+    ``trainings`` are the sections on several trainings, only those that were made.
+    """
 
     headline: Headline
     evidence: Evidence | None
     training: TrainingView | None
+    trainings: list[Section]
     lengths: list[Length]
+    claims: list[ClaimRow]
     prompts: Prompts | None
     cases: Cases | None
     data: DataView | None
@@ -47,7 +57,13 @@ def make_view(files: RunFiles) -> View:
         headline=make_headline(files),
         evidence=make_evidence(files),
         training=make_training(files),
+        trainings=[
+            section
+            for make in (make_bases, make_seeds, make_curve)
+            if (section := make(files)) is not None
+        ],
         lengths=make_lengths(files),
+        claims=make_claims(files),
         prompts=make_prompts(files, highlight),
         cases=make_cases(files, highlight),
         data=make_data(files),

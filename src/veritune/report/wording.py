@@ -28,7 +28,11 @@ SYSTEM_NOTES = {
     "baseline": "the same weights with the adapter switched off",
     "few_shot": "the base model with training examples in its prompt",
     "retrieval": "no model: the answer of the nearest training question (BM25)",
+    "full_finetune": "all weights of the base trained on the same pairs for the same steps",
+    "merged": "the adapter folded into the base’s weights, so never a baseline",
 }
+OPTIONAL_SYSTEMS = frozenset({"full_finetune", "merged"})
+"""Explained only in reports that compare them."""
 
 # Characters that act instead of being seen: they move text (bidirectional controls), hide
 # it (zero width) or drive a terminal (C0, C1).  Shown by their number.
@@ -149,6 +153,9 @@ def date(stamp: object) -> str:
 
 def system_label(system: str) -> str:
     """What a system is called in tables."""
+    kind, colon, name = system.partition(":")
+    if colon and kind == "adapter":
+        return f"Adapter {one_line(name, 40)}"
     return SYSTEM_LABELS.get(system, one_line(system.replace("_", " "), 40))
 
 

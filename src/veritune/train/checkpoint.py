@@ -33,6 +33,7 @@ class TrainState:
         loss_sum, loss_tokens: accumulated since the last evaluation.
         total_loss, total_tokens: accumulated over the run (sums, weighted by token).
         elapsed_seconds: training time so far, over all sittings.
+        step_seconds: the part of it spent in optimizer steps, without validation and files.
         inputs_sha256: hash of the settings and data the run was started with.
     """
 
@@ -51,6 +52,7 @@ class TrainState:
     evaluations_without_gain: int = 0
     stopped_early: bool = False
     elapsed_seconds: float = 0.0
+    step_seconds: float = 0.0
     inputs_sha256: str = ""
 
 

@@ -19,13 +19,13 @@ from veritune.train.batches import EncodedPair
 
 @dataclass(frozen=True)
 class WeightCounts:
-    """Parameters of a PEFT model by what they cost.
+    """Parameters of a model by what they cost.
 
     Attributes:
         non_embedding: all parameters but ``nn.Embedding`` weights (adapter included).
         per_source_token: multiplied weights every source token meets (decoder models:
             every token); ``per_target_token``: likewise for target tokens of seq2seq.
-        source_adapter, target_adapter: trained weights among them.
+        source_adapter, target_adapter: likewise, of the trained weights.
     """
 
     non_embedding: int
@@ -46,8 +46,8 @@ class WeightCounts:
 
 
 def count_weights(model: Any) -> WeightCounts:
-    """Count a PEFT model's weights (works on the meta device)."""
-    base = model.get_base_model()
+    """Count a model's weights, PEFT or plain (works on the meta device)."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
     embedded = {
         id(module.weight) for module in base.modules() if isinstance(module, torch.nn.Embedding)
     }
@@ -59,10 +59,13 @@ def count_weights(model: Any) -> WeightCounts:
         weight = getattr(module, "weight", None)
         if isinstance(module, torch.nn.Embedding) or not isinstance(weight, torch.Tensor):
             continue
+        if hasattr(module, "base_layer"):
+            # PEFT's wrapper shows the weight of the layer inside it, which comes by itself.
+            continue
         if weight.ndim != 2:
             continue
         side = _side(name, is_seq2seq) if module is not head else _head_side(is_seq2seq)
-        totals[side]["lora_" in name] += weight.numel()
+        totals[side][weight.requires_grad] += weight.numel()
     return WeightCounts(
         non_embedding=sum(p.numel() for key, p in parameters.items() if key not in embedded),
         per_source_token=totals["source"][0],

@@ -10,7 +10,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ class Training:
         log_path: where events go.
         inputs_sha256: hash of everything that decides the result.
         track: called with metrics and step, for experiment trackers.
+        watch: entered for the time of every step, to measure what steps need.
+        resumable: whether checkpoints are written; without them a killed run starts again.
     """
 
     model: Any
@@ -64,6 +66,8 @@ class Training:
     weights: WeightCounts
     reporter: Reporter
     track: Tracker | None = None
+    watch: Callable[[], AbstractContextManager[Any]] = nullcontext
+    resumable: bool = True
 
     def run(self) -> dict[str, Any]:
         """Train to the end; the model then holds the adapter to keep.
@@ -100,6 +104,7 @@ class Training:
         if not resumed:
             torch.manual_seed(self.seed)
             log.write("start", step=0, n_steps=n_steps, n_train=len(self.train), seed=self.seed)
+        resumed_after = state.step
         validation = [
             self.layout.batch(pairs) for pairs in in_order(self.validation, section.batch_size)
         ]
@@ -110,7 +115,10 @@ class Training:
             for step, pairs in self._steps(state.step, n_steps, per_epoch):
                 if state.stopped_early:
                     break
-                facts = self._step(optimizer, state, step, n_steps, pairs)
+                with self.watch():
+                    step_started = time.perf_counter()
+                    facts = self._step(optimizer, state, step, n_steps, pairs)
+                    state.step_seconds += time.perf_counter() - step_started
                 state.elapsed_seconds = time.perf_counter() - started
                 rate = state.real_tokens / state.elapsed_seconds
                 task.advance(1, f"loss {facts['loss']:.3f}, {rate:,.0f} tokens/s")
@@ -123,15 +131,22 @@ class Training:
                 if state.step % eval_every == 0 or last:
                     self._evaluate(validation, state, log, epoch)
                     state.elapsed_seconds = time.perf_counter() - started
-                if stop.requested or last or state.step % save_every == 0 or state.stopped_early:
+                if self.resumable and (
+                    stop.requested or last or state.step % save_every == 0 or state.stopped_early
+                ):
                     save_checkpoint(self.folder, self.model, optimizer, state)
                     log.write("checkpoint", step=state.step)
                 if stop.requested and not last:
+                    saved = "the checkpoint is saved" if self.resumable else "nothing is saved"
                     raise Interrupted(
-                        f"stopped after step {state.step} of {n_steps}; the checkpoint is saved",
-                        next_step="run the same command again to go on from there",
+                        f"stopped after step {state.step} of {n_steps}; {saved}",
+                        next_step="run the same command again to go on"
+                        + (" from there" if self.resumable else ", from the first step"),
                     )
-        return self._finish(state, log, n_steps, per_epoch)
+        # Its moments are twice the trained weights; loading the best ones needs the room.
+        del optimizer
+        summary = self._finish(state, log, n_steps, per_epoch)
+        return {**summary, "resumed_after_step": resumed_after}
 
     def _restore(self, optimizer: torch.optim.Optimizer) -> tuple[TrainState, bool]:
         found = checkpoints(self.folder)
@@ -265,6 +280,7 @@ class Training:
             "train_samples_per_second": round(state.examples / seconds, 3),
             "train_steps_per_second": round(state.step / seconds, 4),
             "train_tokens_per_second": round(state.real_tokens / seconds, 2),
+            "step_seconds": round(state.step_seconds, 3),
             "total_flos": self.weights.total_flos(state.padded_source_tokens),
             "model_flops": self.weights.model_flops(
                 source, state.target_tokens if is_seq2seq else 0
