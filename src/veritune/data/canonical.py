@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from veritune.data.mbpp import without_asserts
 from veritune.data.syntax import parse
 
 # Scripts written without spaces: every character is a word.
@@ -39,8 +40,8 @@ class Canonical(NamedTuple):
 
 
 def canonical_question(instruction: str, given: str) -> Canonical:
-    """A question in lower case, without punctuation and layout."""
-    text = f"{instruction}\n{given}"
+    """A question in lower case, without punctuation, layout and the asserts MBPP's show."""
+    text = f"{without_asserts(instruction)}\n{given}"
     words = _WORD.findall(text.casefold())
     return Canonical(" ".join(words) if words else text, words)
 

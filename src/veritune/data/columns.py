@@ -10,10 +10,12 @@ import ast
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from itertools import islice
-from typing import Any
+from dataclasses import replace
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
 from veritune.config import ColumnsSection
+from veritune.data.mbpp import IMPORTS, mbpp_columns, with_asserts
 from veritune.data.raw_rows import RawRow
 from veritune.errors import DataError
 from veritune.progress import Task
@@ -21,6 +23,14 @@ from veritune.progress import Task
 _REQUIRED = ("instruction", "output")
 _TEXTS = ("instruction", "input", "output", "test_setup", "entry_point")
 _NO_ROWS_STEP = "check that this is the file or data set you meant"
+
+
+class Table(NamedTuple):
+    """A source's rows, its columns in order of first appearance, and what the user should know."""
+
+    rows: list[RawRow]
+    columns: list[str]
+    notices: list[str]
 
 
 def rows_from(
@@ -31,26 +41,27 @@ def rows_from(
     max_rows: int | None,
     task: Task,
     known_columns: Iterable[str] = (),
-) -> tuple[list[RawRow], list[str]]:
-    """Map records to rows.
+) -> Table:
+    """Map records to rows; the columns of MBPP are recognised where those asked for are absent.
 
     Args:
         records: one mapping from column name to value for each row.
         name: the source as the user knows it, for errors.
         known_columns: columns declared by the file itself, even if it has no rows.
 
-    Returns:
-        The rows, and the columns found, in order of first appearance.
-
     Raises:
         DataError: there are no rows, a column is missing, a record is not an object, or a
             value is not text.
     """
     found = dict.fromkeys(known_columns)
+    records = iter(records)
+    first = list(islice(records, 1))
+    mbpp = mbpp_columns(columns, found or _names(first))
+    columns = mbpp or columns
     if found:
         _check_columns(columns, list(found), name)
     rows = []
-    for number, record in enumerate(islice(records, max_rows), start=1):
+    for number, record in enumerate(islice(chain(first, records), max_rows), start=1):
         if not isinstance(record, Mapping):
             raise DataError(
                 f"row {number} is not an object with named columns",
@@ -59,7 +70,8 @@ def rows_from(
                 next_step=f"correct row {number} of {name}",
             )
         found.update(dict.fromkeys(map(str, record)))
-        rows.append(_row(record, columns, number, name))
+        row = _row(record, columns, number, name)
+        rows.append(_asserted(row, record, number, name) if mbpp else row)
         task.advance()
     if not rows:
         raise DataError(
@@ -69,12 +81,34 @@ def rows_from(
             next_step=_NO_ROWS_STEP,
         )
     _check_columns(columns, list(found), name)
-    return rows, list(found)
+    return Table(rows, list(found), [_mbpp_notice(columns)] if mbpp else [])
+
+
+def wanted_columns(columns: ColumnsSection, known: Iterable[str]) -> set[str]:
+    """The columns to read of a source that has the known ones."""
+    mbpp = mbpp_columns(columns, set(known))
+    return set(named_columns(mbpp or columns).values()) | ({IMPORTS} if mbpp else set())
 
 
 def named_columns(columns: ColumnsSection) -> dict[str, str]:
     """Which source column each field comes from; fields set to null are left out."""
     return {field: name for field, name in columns.model_dump().items() if name is not None}
+
+
+def _names(records: list[object]) -> list[str]:
+    return [str(name) for record in records if isinstance(record, Mapping) for name in record]
+
+
+def _asserted(row: RawRow, record: Mapping[str, Any], number: int, name: str) -> RawRow:
+    """MBPP's row with its asserts in the question and its imports before them."""
+    imports = _tests(record.get(IMPORTS), number, IMPORTS, name)
+    setup = "\n".join([*imports, row.test_setup]) if imports else row.test_setup
+    return replace(row, instruction=with_asserts(row.instruction, row.tests), test_setup=setup)
+
+
+def _mbpp_notice(columns: ColumnsSection) -> str:
+    names = ", ".join(named_columns(columns).values())
+    return f"read in the format of MBPP (columns {names}); each question shows its asserts"
 
 
 def _check_columns(columns: ColumnsSection, found: list[str], name: str) -> None:

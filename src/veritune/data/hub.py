@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from veritune.config import DataSection
-from veritune.data.columns import named_columns, rows_from
+from veritune.data.columns import rows_from, wanted_columns
 from veritune.data.raw_rows import RawRows
 from veritune.errors import DataError, EnvironmentFault
 from veritune.progress import Reporter
@@ -47,11 +47,11 @@ def read_hub(section: DataSection, reporter: Reporter) -> RawRows:
         if section.max_rows is not None:
             dataset = dataset.select(range(min(section.max_rows, len(dataset))))
         known = list(dataset.column_names)
-        wanted = set(named_columns(section.columns).values())
+        wanted = wanted_columns(section.columns, known)
         dataset = dataset.select_columns([name for name in known if name in wanted])
         fingerprint = str(dataset._fingerprint)
         with reporter.task(f"read {section.source}", len(dataset)) as task:
-            rows, columns = rows_from(
+            rows, columns, notices = rows_from(
                 dataset,
                 section.columns,
                 name=section.source,
@@ -71,7 +71,7 @@ def read_hub(section: DataSection, reporter: Reporter) -> RawRows:
             "licence": resolved.licence,
             "columns": columns,
             "rows_read": len(rows),
-            "notices": resolved.notices,
+            "notices": [*resolved.notices, *notices],
         },
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from veritune.config import DataSection
-from veritune.data.columns import named_columns, rows_from
+from veritune.data.columns import rows_from, wanted_columns
 from veritune.data.raw_rows import RawRows
 from veritune.data.records import Records, csv_records, json_lines, json_records, parquet_records
 from veritune.data.source_kind import SUFFIXES, local_path, suffix_of
@@ -34,11 +34,11 @@ def read_file(section: DataSection, reporter: Reporter) -> RawRows:
     with opened(path) as file, reporter.task(f"read {path.name}", section.max_rows) as task:
         if suffix == ".parquet":
             known, records = parquet_records(
-                file, path, set(named_columns(section.columns).values())
+                file, path, lambda names: wanted_columns(section.columns, names)
             )
         else:
             known, records = text_records(file, path, suffix)
-        rows, columns = rows_from(
+        rows, columns, notices = rows_from(
             records,
             section.columns,
             name=str(path),
@@ -46,7 +46,6 @@ def read_file(section: DataSection, reporter: Reporter) -> RawRows:
             task=task,
             known_columns=known,
         )
-    notices = []
     if section.revision is not None:
         notices.append(f"data.revision {section.revision!r} is ignored: {path} is a local file")
     return RawRows(

@@ -12,7 +12,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -64,8 +64,10 @@ def csv_records(file: IO[bytes], path: Path) -> Records:
     return header, _csv_records(header, rows, path)
 
 
-def parquet_records(file: IO[bytes], path: Path, wanted: set[str]) -> Records:
-    """The rows of a Parquet file; only ``wanted`` columns are read."""
+def parquet_records(
+    file: IO[bytes], path: Path, wanted_of: Callable[[list[str]], set[str]]
+) -> Records:
+    """The rows of a Parquet file; of its columns only those that ``wanted_of`` names are read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -75,6 +77,8 @@ def parquet_records(file: IO[bytes], path: Path, wanted: set[str]) -> Records:
         names = list(table.schema_arrow.names)
     except faults as error:
         raise _damaged(path, error, "Parquet") from error
+
+    wanted = wanted_of(names)
 
     def records() -> Iterator[object]:
         chosen = [name for name in names if name in wanted]
