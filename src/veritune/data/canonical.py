@@ -14,8 +14,10 @@ from veritune.data.syntax import parse
 # Scripts written without spaces: every character is a word.
 _UNSPACED = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+")
+# A string that its line does not close ends with the line: else each quote would be tried anew.
 _LEXEME = re.compile(
-    r"(?P<string>(?i:[rbuft]{0,2})(?:'''.*?'''|\"\"\".*?\"\"\"|'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\"))"
+    r"(?P<string>(?i:[rbuft]{0,2})(?:'''.*?'''|\"\"\".*?\"\"\""
+    r"|'(?:\\.|[^'\\\n])*+(?:'|(?=\n)|\Z)|\"(?:\\.|[^\"\\\n])*+(?:\"|(?=\n)|\Z)))"
     r"|(?P<comment>\#[^\n]*)"
     rf"|(?P<word>[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+)"
     r"|(?P<mark>[^\w\s])",

@@ -51,16 +51,17 @@ def read_hub(section: DataSection, reporter: Reporter) -> RawRows:
         dataset = dataset.select_columns([name for name in known if name in wanted])
         fingerprint = str(dataset._fingerprint)
         with reporter.task(f"read {section.source}", len(dataset)) as task:
-            rows, columns, notices = rows_from(
+            table = rows_from(
                 dataset,
                 section.columns,
                 name=section.source,
                 max_rows=section.max_rows,
+                max_characters=section.max_row_characters,
                 task=task,
                 known_columns=known,
             )
     return RawRows(
-        rows,
+        table.rows,
         {
             "kind": "hub",
             "name": section.source,
@@ -69,9 +70,10 @@ def read_hub(section: DataSection, reporter: Reporter) -> RawRows:
             "sha256": None,
             "fingerprint": fingerprint,
             "licence": resolved.licence,
-            "columns": columns,
-            "rows_read": len(rows),
-            "notices": [*resolved.notices, *notices],
+            "columns": table.columns,
+            "rows_read": len(table.rows),
+            "left_out": table.left_out,
+            "notices": [*resolved.notices, *table.notices],
         },
     )
 
