@@ -20,10 +20,12 @@ from veritune.config import CleanSection, DataSection
 from veritune.data import text_lines, unpacked
 from veritune.data.canonical import canonical_answer
 from veritune.data.clean import clean
+from veritune.data.findings import find_all
 from veritune.data.prepare import prepare, write_prepared
 from veritune.data.raw_rows import RawRow
 from veritune.data.sources import read_rows
 from veritune.errors import DataError
+from veritune.rows import Example
 
 SUFFIXES = [".json", ".json.gz", ".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet"]
 ROWS = [
@@ -334,4 +336,5 @@ def test_no_cell_makes_cleaning_or_comparing_slow(part):
         rows, _ = clean([RawRow(text, "", text)], CleanSection(remove_comments=True))
         for row in rows:
             canonical_answer(row.output)
+        find_all([Example("e", "c", "train", text, "", text)])
         assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before < 5
