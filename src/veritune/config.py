@@ -196,6 +196,9 @@ class DataSection(Section):
         "join", description="whether the input column becomes part of the question"
     )
     max_rows: int | None = Field(None, ge=1, description="read only this many rows")
+    max_row_characters: int | None = Field(
+        200_000, ge=1, description="leave out rows whose texts together are longer"
+    )
     max_source_tokens: int | None = Field(None, ge=1, description="drop longer prompts")
     max_target_tokens: int | None = Field(None, ge=1, description="drop longer answers")
     max_pair_tokens: int | None = Field(
