@@ -20,8 +20,14 @@ from pydantic import BaseModel, ValidationError
 from veritune.config import Recipe
 from veritune.errors import RecipeError
 
-_PATH_FIELDS = ("data.source", "model.name_or_path")
+_PATH_FIELDS = (
+    "data.source",
+    "data.validation_source",
+    "data.test_source",
+    "model.name_or_path",
+)
 _PATH_LISTS = ("evaluate.adapters",)
+_PATH_OR_NAME_LISTS = ("data.contamination.against",)
 _CODE_PREFIX = "code:"
 
 
@@ -190,6 +196,8 @@ def _apply_override(content: dict[str, Any], override: str) -> str | None:
         value = text
     if isinstance(value, str) and name in _PATH_FIELDS:
         value = _resolve_path(value, Path.cwd())
+    if name in _PATH_OR_NAME_LISTS:
+        value = _resolve_existing(value, Path.cwd())
     if name in _PATH_LISTS:
         value = _resolve_all(value, Path.cwd())
     target = content
@@ -272,7 +280,7 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     content = _deep_copy(content)
     for field in _PATH_FIELDS:
         section, _, key = field.partition(".")
-        inner = content.get(section)
+        inner: Any = content.get(section)
         if isinstance(inner, dict) and isinstance(inner.get(key), str):
             inner[key] = _resolve_path(inner[key], folder)
     for field in _PATH_LISTS:
@@ -280,7 +288,21 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
         inner = content.get(section)
         if isinstance(inner, dict) and key in inner:
             inner[key] = _resolve_all(inner[key], folder)
+    for field in _PATH_OR_NAME_LISTS:
+        *sections, key = field.split(".")
+        inner = content
+        for section in sections:
+            inner = inner.get(section) if isinstance(inner, dict) else None
+        if isinstance(inner, dict) and key in inner:
+            inner[key] = _resolve_existing(inner[key], folder)
     return content
+
+
+def _resolve_existing(value: Any, folder: Path) -> Any:
+    """A list of names and paths, of which the paths are made absolute."""
+    if not isinstance(value, list):
+        return value
+    return [_resolve_path(item, folder) if isinstance(item, str) else item for item in value]
 
 
 def _resolve_all(value: Any, folder: Path) -> Any:

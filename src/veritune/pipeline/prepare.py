@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from veritune.config import DataSection, Recipe
+from veritune.data.given_splits import GIVEN, sections
+from veritune.data.leak_audit import SIDES
 from veritune.data.prepare import Prepared, prepare, write_prepared
 from veritune.data.sources import kind_of_source
 from veritune.errors import RunDirectoryError
@@ -15,6 +17,8 @@ from veritune.pipeline.context import Context, add_notices
 from veritune.pipeline.encode import Encoder, make_encoder
 from veritune.progress import Reporter
 from veritune.run_dir import digest, file_sha256, split_files
+
+RATES = ("parse_rate", "leak_audit")
 
 
 def prepare_stage(context: Context) -> dict[str, Any]:
@@ -29,9 +33,15 @@ def prepare_stage(context: Context) -> dict[str, Any]:
         prepared = prepare_rows(recipe, make_encoder(recipe), context.reporter)
         write_prepared(prepared, run.data)
         add_notices(run, list(prepared.card["origin"].get("notices", [])))
-        run.finish_stage("prepare", inputs, time.perf_counter() - started, **counts(prepared.card))
+        run.finish_stage(
+            "prepare",
+            inputs,
+            time.perf_counter() - started,
+            **counts(prepared.card),
+            **rates(prepared.card),
+        )
     record = run.stage_record("prepare")
-    return {name: record[name] for name in record if name.startswith("n_")}
+    return {name: record[name] for name in record if name.startswith("n_") or name in RATES}
 
 
 def _refuse_other_data(context: Context, inputs: str) -> None:
@@ -52,19 +62,20 @@ def _refuse_other_data(context: Context, inputs: str) -> None:
 
 def prepare_rows(recipe: Recipe, encoder: Encoder, reporter: Reporter) -> Prepared:
     """Read, clean, cluster and split a recipe's rows, in memory."""
-    section = _within_context(recipe.data, encoder)
+    section = _within_context(_against_benchmarks(recipe), encoder)
     return prepare(section, recipe.seed, encoder.counter(reporter), reporter)
 
 
 def prepare_inputs(recipe: Recipe) -> str:
     """Hash of everything that decides the splits."""
     return digest(
-        recipe.data.model_dump(),
+        _as_first_declared(recipe.data),
         recipe.seed,
         recipe.model.name_or_path,
         recipe.model.revision,
         recipe.model.prompt.model_dump(),
         _source_identity(recipe.data),
+        *_identity_of_additions(recipe),
     )
 
 
@@ -75,10 +86,75 @@ def counts(card: dict[str, Any]) -> dict[str, int]:
         "n_rows": card["rows_in"],
         "n_exact_duplicates": card["n_exact_duplicates"],
         "n_clusters": card["n_clusters"],
+        "n_near_duplicate_clusters": card["n_near_duplicate_clusters"],
         "n_train": splits["train"],
         "n_validation": splits["validation"],
         "n_test": splits["test"],
+        "n_contaminated": card["contamination"]["n_rows"],
     }
+
+
+def rates(card: dict[str, Any]) -> dict[str, Any]:
+    """The shares, in percent, that ``prepare`` prints beside the counts."""
+    audit = card["leak_audit"]
+    return {
+        "parse_rate": card["parse_rate"]["all"],
+        "leak_audit": {
+            split: {
+                side: {
+                    name.removeprefix("percent_"): value
+                    for name, value in audit[split][side].items()
+                    if name.startswith("percent_")
+                }
+                for side in SIDES
+            }
+            for split in GIVEN
+        },
+    }
+
+
+def _against_benchmarks(recipe: Recipe) -> DataSection:
+    """The data settings, with every benchmark that will be evaluated kept out of training."""
+    section = recipe.data
+    against = _benchmarks(recipe)
+    if against == section.contamination.against:
+        return section
+    contamination = section.contamination.model_copy(update={"against": against})
+    return section.model_copy(update={"contamination": contamination})
+
+
+def _benchmarks(recipe: Recipe) -> list[str]:
+    named = list(getattr(recipe.evaluate, "benchmarks", None) or [])
+    return list(dict.fromkeys([*recipe.data.contamination.against, *named]))
+
+
+def _as_first_declared(section: DataSection) -> dict[str, Any]:
+    """The settings without those added later, while these are at their defaults.
+
+    A run made before a setting existed keeps its identity.
+    """
+    settings = section.model_dump()
+    defaults = DataSection().model_dump()
+    for name in ("validation_source", "test_source", "duplicates", "contamination"):
+        if settings[name] == defaults[name]:
+            del settings[name]
+    if settings["split"]["on_leak"] == defaults["split"]["on_leak"]:
+        del settings["split"]["on_leak"]
+    return settings
+
+
+def _identity_of_additions(recipe: Recipe) -> list[object]:
+    """What else decides the splits: given splits and benchmarks, by content."""
+    given = [
+        [home, _source_identity(section)]
+        for home, section in sections(recipe.data)
+        if home is not None
+    ]
+    benchmarks = [
+        [name, file_sha256(Path(name)) if Path(name).is_file() else None]
+        for name in _benchmarks(recipe)
+    ]
+    return [part for part in (given, benchmarks) if part]
 
 
 def _within_context(section: DataSection, encoder: Encoder) -> DataSection:
