@@ -12,8 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 BUNDLED_MODEL = "bundled:smollm2-135m"
 
-TextMetric = Literal[
-    "parse_rate", "exact_match", "ast_match", "chrf", "bleu", "rouge1", "rouge2", "rougeL"
+MetricName = Literal[
+    "pass_at_1",
+    "runs_clean",
+    "parse_rate",
+    "exact_match",
+    "ast_match",
+    "chrf",
+    "bleu",
+    "rouge1",
+    "rouge2",
+    "rougeL",
 ]
 SystemName = Literal["baseline", "few_shot", "retrieval", "adapted", "merged", "full_finetune"]
 _ALL_SYSTEMS: tuple[SystemName, ...] = ("baseline", "few_shot", "retrieval", "adapted")
@@ -274,6 +283,14 @@ class FewShotSection(Section):
     )
 
 
+class SamplesSection(Section):
+    """Several sampled answers a question, for pass@k."""
+
+    n: int = Field(0, ge=0, le=200, description="answers a question with tests; 0: greedy only")
+    temperature: float = Field(0.8, gt=0)
+    top_p: float = Field(0.95, gt=0, le=1)
+
+
 class EvaluateSection(Section):
     """What is measured, on which systems."""
 
@@ -294,10 +311,26 @@ class EvaluateSection(Section):
         None, ge=0, description="training prompts for the memorisation gap; null: as many as test"
     )
     train_prompt_choice: Literal["sample", "first"] = "sample"
-    primary_metric: Literal["auto"] | TextMetric = Field(
-        "auto", description="fixed in the resolved recipe before training"
+    primary_metric: Literal["auto"] | MetricName = Field(
+        "auto",
+        description="fixed in the resolved recipe before training; auto: pass_at_1 where at"
+        " least 60 test rows carry tests and the sandbox holds, else chrf",
     )
     resamples: int = Field(10_000, ge=200)
+    run_answers: bool = Field(
+        True, description="run answers in the sandbox: pass_at_1 and runs_clean"
+    )
+    allow_broken_references: bool = Field(
+        False, description="leave out rows whose own reference fails its tests, instead of stopping"
+    )
+    benchmarks: list[str] = Field(
+        default_factory=list,
+        description="humaneval, or .jsonl files in MBPP's format: pass_at_1 of base and adapted",
+    )
+    max_benchmark_tasks: int | None = Field(
+        None, ge=1, description="a seeded sample of each benchmark's tasks"
+    )
+    samples: SamplesSection = SamplesSection()
     latency_rounds: int = Field(
         5, ge=0, description="timed rounds of base, adapted and merged; 0: latency not measured"
     )

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import psutil
 
-from veritune.model.bundled import WHEEL, WHEEL_VERSION, bundled_folder, cache_folder, find_gguf
+from veritune.model.bundled import WHEEL, WHEEL_VERSION, bundled_folder, find_gguf
 from veritune.pipeline.context import versions
+from veritune.places import cache_folder
 from veritune.sandbox.canaries import check_sandbox
 from veritune.sandbox.interpreter import INSTALL
 

@@ -11,7 +11,6 @@ from veritune.config import Recipe, TrainSection
 from veritune.model.hardware import Placement, available_bytes, choose_placement
 from veritune.model.load import empty_model, located
 from veritune.model.lora import Coverage, attach_lora, coverage
-from veritune.pipeline.context import settle
 from veritune.pipeline.encode import Encoder, make_encoder
 from veritune.pipeline.full_finetune import STAGE, full_learning_rate
 from veritune.pipeline.prepare import counts, prepare_rows
@@ -29,7 +28,6 @@ def make_plan(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
     Returns:
         Counts and estimates as ``plan --json`` prints them; see docs/concepts.md.
     """
-    recipe = settle(recipe)
     encoder = make_encoder(recipe)
     prepared = prepare_rows(recipe, encoder, reporter)
     train = [row for row in prepared.examples if row.split == "train"]

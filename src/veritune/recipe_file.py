@@ -27,7 +27,7 @@ _PATH_FIELDS = (
     "model.name_or_path",
 )
 _PATH_LISTS = ("evaluate.adapters",)
-_PATH_OR_NAME_LISTS = ("data.contamination.against",)
+_PATH_OR_NAME_LISTS = ("data.contamination.against", "evaluate.benchmarks")
 _CODE_PREFIX = "code:"
 
 

@@ -36,6 +36,9 @@ _OURS = frozenset(
         "predictions",
         "scores.parquet",
         "comparison.json",
+        "executions.jsonl",
+        "samples",
+        "benchmarks",
         "report.html",
         "report.md",
         "trackers",
@@ -94,6 +97,21 @@ class RunDirectory:
     def scores(self) -> Path:
         """Every per-example score."""
         return self.path / "scores.parquet"
+
+    @property
+    def executions(self) -> Path:
+        """What happened to every answer that was run."""
+        return self.path / "executions.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """Folder of sampled answers, one JSONL file per system."""
+        return self.path / "samples"
+
+    @property
+    def benchmarks(self) -> Path:
+        """Folder of answers to benchmarks."""
+        return self.path / "benchmarks"
 
     @property
     def comparison(self) -> Path:

@@ -14,7 +14,7 @@ from veritune.compare import compare_systems, conclude
 from veritune.compare.sentence import signed, verdict_sentence
 from veritune.errors import DataError
 from veritune.rows import Comparison, Conclusion, Example, Prediction, Score
-from veritune.score import METRICS, corpus_value, score_predictions
+from veritune.score import METRICS, TEXT_METRICS, corpus_value, score_predictions
 
 REFERENCE = "def f(a, b):\n    return a + b * {i}\n"
 NEAR = "def f(a, b):\n    return a * b + {i}\n"
@@ -175,13 +175,13 @@ def test_seed_zero_is_a_seed() -> None:
 def test_details_hold_what_the_report_needs() -> None:
     result = plain({"baseline": 0.1, "few_shot": 0.3, "adapted": 0.6})
     content = json.loads(json.dumps(result.to_json(), allow_nan=False))
-    assert len(content["comparisons"]) == 2 * len(METRICS)
-    assert len(content["metrics"]) == 3 * 3 * len(METRICS)
-    assert len(content["holm"]) == 2 * len(METRICS) - 1
+    assert len(content["comparisons"]) == 2 * len(TEXT_METRICS)
+    assert len(content["metrics"]) == 3 * 3 * len(TEXT_METRICS)
+    assert len(content["holm"]) == 2 * len(TEXT_METRICS) - 1
     assert all(row["p_holm"] >= row["p_value"] for row in content["holm"])
-    assert {row["metric"] for row in content["gap"]} == set(METRICS)
+    assert {row["metric"] for row in content["gap"]} == set(TEXT_METRICS)
     assert content["references"] == dict.fromkeys(SPLITS, 100.0)
-    assert content["not_measured"][0]["what"] == "pass_at_1"
+    assert [row["what"] for row in content["not_measured"]] == ["runs_clean", "pass_at_1"]
     assert {row["against"] for row in content["mcnemar"]} == {"baseline", "few_shot"}
     generation = {row["system"]: row for row in content["generation"]}
     assert generation["adapted"]["n"] == 44

@@ -15,7 +15,7 @@ from sacrebleu.metrics.chrf import CHRF
 
 from veritune.errors import DataError, RecipeError
 from veritune.rows import Example, Prediction
-from veritune.score import METRICS, corpus_value, reference_scores, score_predictions
+from veritune.score import METRICS, TEXT_METRICS, corpus_value, reference_scores, score_predictions
 from veritune.score.lexer import bleu_tokens
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -101,7 +101,7 @@ def test_real_answers_score_as_in_sacrebleu_and_rouge_score() -> None:
     check_rouge("rougeL", pairs)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", TEXT_METRICS)
 @given(stats=st.lists(st.lists(st.integers(0, 3), min_size=18, max_size=18), max_size=5))
 @settings(max_examples=30)
 def test_corpus_values_are_finite_and_batched_on_any_counts(
@@ -116,7 +116,7 @@ def test_corpus_values_are_finite_and_batched_on_any_counts(
     assert values.tolist() == [float(METRICS[name].corpus(row)) for row in batch]
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", TEXT_METRICS)
 @pytest.mark.parametrize("answer", ["", "  \n\t"])
 def test_an_empty_answer_scores_zero_and_is_counted(name: str, answer: str) -> None:
     measured = METRICS[name].score("x = 1 + y", answer)
@@ -126,7 +126,7 @@ def test_an_empty_answer_scores_zero_and_is_counted(name: str, answer: str) -> N
     assert METRICS[name].corpus(both) < METRICS[name].corpus(summed(name, [("x = 1 + y",) * 2]))
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", TEXT_METRICS)
 def test_the_reference_itself_gets_the_full_score(name: str) -> None:
     code = "def f(x):\n    return x + 1\n"
     metric = METRICS[name]
@@ -148,7 +148,7 @@ def test_lost_indentation_is_seen(name: str) -> None:
 def test_outcomes_say_what_happened() -> None:
     outcome = {
         name: lambda reference, code, name=name: METRICS[name].score(reference, code)
-        for name in METRICS
+        for name in TEXT_METRICS
     }
     assert outcome["parse_rate"]("", "x = 1")[:2] == (1.0, "parses")
     assert outcome["parse_rate"]("", "x = ")[:2] == (0.0, "SyntaxError: invalid syntax (line 1)")
@@ -213,7 +213,7 @@ def test_what_does_not_fit_is_refused() -> None:
         score_predictions(examples, [answer("a", "s", "x")] * 2, ["chrf"])
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", TEXT_METRICS)
 def test_a_hostile_length_costs_seconds_not_memory(name: str) -> None:
     started = time.perf_counter()
     METRICS[name].score("a b c " * 20_000, "c b a " * 20_000)

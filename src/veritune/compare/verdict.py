@@ -23,6 +23,8 @@ from veritune.score import METRICS, corpus_value
 
 ADAPTED, BASELINE = "adapted", "baseline"
 SIGNIFICANCE = 0.05
+STAND_IN = "chrf"
+"""Chooses the best baseline where the primary metric could not be measured."""
 MERGED, REFERENCE = "merged", "reference"
 """Compared but never a baseline, being the adapted model once more; and no system at all."""
 
@@ -36,6 +38,7 @@ def conclude(
     seed: int,
     resamples: int,
     measured: Mapping[str, Any] | None = None,
+    functional: Mapping[str, Any] | None = None,
 ) -> Conclusion:
     """Compare ``adapted`` with every other system on test and say what it comes to.
 
@@ -49,6 +52,8 @@ def conclude(
         seed: any whole number from 0.
         resamples: bootstrap resamples, and sign flips.
         measured: costs and latencies for the table of claims; None leaves the table out.
+        functional: whether answers were run, and if not why (``available``, ``why``), with
+            tables for the report.
 
     Raises:
         DataError: scores of adapted or of every baseline are missing, belong to no example,
@@ -60,6 +65,9 @@ def conclude(
     metrics = [name for name in METRICS if ("test", ADAPTED, name) in table]
     others = sorted({s for split, s, _ in table if split == "test"} - {ADAPTED, REFERENCE})
     baselines = [name for name in others if name != MERGED]
+    unrun = _why_not_run(primary_metric, metrics, functional)
+    if unrun:
+        wanted, primary_metric = primary_metric, STAND_IN
     _check_complete(table, metrics, baselines, primary_metric)
 
     best, chosen = _best_baseline(table, baselines, primary_metric)
@@ -100,7 +108,8 @@ def conclude(
         "gap": gap,
         "memorisation": reproduction(*(_of_adapted(table, split) for split in ("train", "test"))),
         "references": reference_table(examples),
-        "not_measured": _not_measured(table, primary[best], gap),
+        "not_measured": _not_measured(metrics, primary[best], gap, functional),
+        "functional": dict(functional or {}),
     }
     comparisons = list(_after_correction(comparisons, corrected))
     if measured is not None:
@@ -110,10 +119,15 @@ def conclude(
             next((row for row in quality if row.against == FULL_FINETUNE), None),
             seed=seed,
         )
+    verdict = primary[best].verdict
+    if unrun:
+        primary_metric, verdict = wanted, "not measured"
+        label = METRICS[wanted].label
+        sentence = f"Not measured: {label} of this run ({unrun}). By {STAND_IN}: {sentence}"
     return Conclusion(
         primary_metric=primary_metric,
         best_baseline=best,
-        verdict=primary[best].verdict,
+        verdict=verdict,
         sentence=sentence,
         comparisons=tuple(comparisons),
         details=details,
@@ -238,12 +252,27 @@ def _of_adapted(table: ScoreTable, split: str) -> list[Score]:
     ]
 
 
+def _why_not_run(
+    primary_metric: str, metrics: Sequence[str], functional: Mapping[str, Any] | None
+) -> str:
+    """Why a primary metric that runs answers has no scores; empty if it has, or runs none."""
+    if primary_metric in metrics or METRICS[primary_metric].score is not None or not functional:
+        return ""
+    return str(functional.get("why") or "no test row carries tests")
+
+
 def _not_measured(
-    table: ScoreTable, primary: Comparison, gap: Sequence[Mapping[str, Any]]
+    metrics: Sequence[str],
+    primary: Comparison,
+    gap: Sequence[Mapping[str, Any]],
+    functional: Mapping[str, Any] | None,
 ) -> list[dict[str, str]]:
     rows = []
-    if not any(metric == "pass_at_1" for _, _, metric in table):
-        rows.append({"what": "pass_at_1", "why": "functional tests are not run by this version"})
+    why = str((functional or {}).get("why") or "")
+    if "runs_clean" not in metrics:
+        rows.append({"what": "runs_clean", "why": why or "answers were not run"})
+    if "pass_at_1" not in metrics:
+        rows.append({"what": "pass_at_1", "why": why or "no test row carries tests"})
     few = f"under {MIN_CLUSTERS} clusters an interval cannot be trusted"
     if primary.ci_low is None:
         rows.append({"what": "verdict", "why": f"{few}; there are {primary.n_clusters}"})

@@ -16,6 +16,7 @@ from veritune.config import DataSection
 from veritune.data.function_pairs import pairs_of
 from veritune.data.raw_rows import RawRow, RawRows
 from veritune.data.source_kind import local_path
+from veritune.data.verify_tests import verified
 from veritune.errors import DataError
 from veritune.progress import Reporter
 
@@ -66,7 +67,8 @@ def read_code(section: DataSection, reporter: Reporter) -> RawRows:
     rows = list(islice(rows, section.max_rows))
     if not rows:
         raise _no_pairs(section.source, len(files), left_out)
-    notices = []
+    rows, examples_of_docstrings, notice = verified(rows, reporter)
+    notices = [notice] if notice else []
     if section.revision is not None:
         notices.append(f"data.revision {section.revision!r} is ignored: code is read from disk")
     return RawRows(
@@ -81,6 +83,7 @@ def read_code(section: DataSection, reporter: Reporter) -> RawRows:
             "rows_read": len(rows),
             "files_read": n_files,
             "left_out": dict(sorted(left_out.items())),
+            "docstring_tests": examples_of_docstrings,
             "notices": notices,
         },
     )

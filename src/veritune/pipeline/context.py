@@ -51,8 +51,8 @@ def open_context(recipe: Recipe, reporter: Reporter) -> Context:
     Raises:
         RunDirectoryError: the folder holds something else.
     """
-    recipe = settle(recipe)
     run = RunDirectory(Path(recipe.output_dir))
+    recipe = settle(recipe, run)
     run.claim(recipe)
     if not run.manifest():
         run.update_manifest(
@@ -66,11 +66,12 @@ def open_context(recipe: Recipe, reporter: Reporter) -> Context:
     return Context(run, recipe, reporter)
 
 
-def settle(recipe: Recipe) -> Recipe:
-    """Fix what ``auto`` stands for, so that no result can choose its own yardstick."""
-    if recipe.evaluate.primary_metric != "auto":
+def settle(recipe: Recipe, run: RunDirectory) -> Recipe:
+    """Keep what a trained run has fixed, so that no result can choose its own yardstick."""
+    if recipe.evaluate.primary_metric != "auto" or not run.is_trained():
         return recipe
-    evaluate = recipe.evaluate.model_copy(update={"primary_metric": "chrf"})
+    fixed = run.recipe().evaluate.primary_metric
+    evaluate = recipe.evaluate.model_copy(update={"primary_metric": fixed})
     return recipe.model_copy(update={"evaluate": evaluate})
 
 

@@ -14,16 +14,20 @@ from veritune.config import EvaluateSection, Recipe
 from veritune.errors import RunDirectoryError
 from veritune.model.adapter import WEIGHTS
 from veritune.pipeline.answers import answer_all, other_weights
+from veritune.pipeline.benchmarks import measure_benchmarks
 from veritune.pipeline.context import Context
 from veritune.pipeline.full_finetune import full_finetune_stage
+from veritune.pipeline.functional import open_runner, run_all_answers, without_broken
 from veritune.pipeline.ledger import count_reading
+from veritune.pipeline.primary_metric import with_fixed_metric
+from veritune.pipeline.samples import measure_samples
 from veritune.rows import (
     Example,
     read_examples,
     write_scores,
 )
 from veritune.run_dir import RunDirectory, digest, file_sha256, split_files
-from veritune.score import METRICS, score_predictions
+from veritune.score import score_predictions
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,9 @@ class Chosen:
 
 def evaluate_stage(context: Context) -> dict[str, Any]:
     """Write predictions, scores and ``comparison.json``; return the conclusion."""
+    _needs_adapter(context.run)
+    context = with_fixed_metric(context)
     run, recipe = context.run, context.recipe
-    _needs_adapter(run)
     inputs = evaluate_inputs(run, recipe)
     outputs = [run.scores, run.comparison]
     if not context.skip("evaluate", inputs, outputs):
@@ -90,11 +95,20 @@ def _evaluate(context: Context, inputs: str) -> None:
         f"evaluate: {', '.join(systems)} on {len(chosen.test)} test,"
         f" {len(chosen.validation)} validation and {len(chosen.train)} training questions"
     )
+    runner = open_runner(reporter, wanted=recipe.evaluate.run_answers)
+    examples, broken = without_broken(
+        [*chosen.train, *chosen.validation, *chosen.test],
+        runner,
+        allow=recipe.evaluate.allow_broken_references,
+    )
     predictions, per_system, measured = answer_all(context, chosen)
-    examples = [*chosen.train, *chosen.validation, *chosen.test]
+    benchmarks = measure_benchmarks(context, runner)
+    samples = measure_samples(context, [row for row in examples if row.split == "test"], runner)
     with reporter.task("scoring", None):
-        scores = score_predictions(examples, predictions, list(METRICS))
-        write_scores(run.scores, scores)
+        scores = score_predictions(examples, predictions)
+    ran, functional = run_all_answers(context, examples, predictions, runner, broken)
+    scores += ran
+    write_scores(run.scores, scores)
     with reporter.task("comparing", None):
         conclusion = conclude(
             examples,
@@ -104,8 +118,10 @@ def _evaluate(context: Context, inputs: str) -> None:
             seed=recipe.seed,
             resamples=recipe.evaluate.resamples,
             measured=measured,
+            functional=functional,
         )
-    write_json(run.comparison, conclusion.to_json())
+    extra = {"benchmarks": benchmarks, "pass_at_k": samples}
+    write_json(run.comparison, {**conclusion.to_json(), **extra})
     test_sha = file_sha256(run.split_file("test"))
     run.update_manifest(test_reads=count_reading(test_sha, file_sha256(run.adapter / WEIGHTS)))
     run.finish_stage("evaluate", inputs, time.perf_counter() - started, per_system=per_system)

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from veritune.atomic import write_json
-from veritune.model.bundled import cache_folder
+from veritune.places import cache_folder
 
 
 def count_reading(test_sha256: str, adapter_sha256: str) -> int:

@@ -15,6 +15,7 @@ from veritune.data.sources import kind_of_source
 from veritune.errors import RunDirectoryError
 from veritune.pipeline.context import Context, add_notices
 from veritune.pipeline.encode import Encoder, make_encoder
+from veritune.pipeline.primary_metric import fix_primary_metric
 from veritune.progress import Reporter
 from veritune.run_dir import digest, file_sha256, split_files
 
@@ -40,6 +41,7 @@ def prepare_stage(context: Context) -> dict[str, Any]:
             **counts(prepared.card),
             **rates(prepared.card),
         )
+    fix_primary_metric(context)
     record = run.stage_record("prepare")
     return {name: record[name] for name in record if name.startswith("n_") or name in RATES}
 
@@ -124,7 +126,7 @@ def _against_benchmarks(recipe: Recipe) -> DataSection:
 
 
 def _benchmarks(recipe: Recipe) -> list[str]:
-    named = list(getattr(recipe.evaluate, "benchmarks", None) or [])
+    named = recipe.evaluate.benchmarks
     return list(dict.fromkeys([*recipe.data.contamination.against, *named]))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from veritune.places import cache_folder
 from veritune.sandbox.interpreter import find_interpreter
 from veritune.sandbox.outcome import Execution, Job
 from veritune.sandbox.policy import Policy
@@ -80,3 +81,8 @@ def _key(job: Job, policy: Policy, runs: int) -> str:
         hashlib.sha256(child_source().encode()).hexdigest(),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def default_cache() -> ExecutionCache:
+    """The user's own cache file."""
+    return ExecutionCache(cache_folder() / "executions.sqlite")

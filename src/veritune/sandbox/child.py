@@ -95,16 +95,26 @@ def attempt(channel: Channel, stage: object, work: Any, *arguments: Any) -> bool
 
 
 def load_answer(channel: Channel, request: Any, names: dict[str, Any]) -> bool:
-    """Run the program, then the set-up of its tests; True if either failed."""
+    """Run the program, then the set-up of its tests; True if either failed.
+
+    A function taken out of its module needs the module's names already where it is defined
+    (decorators, defaults), so a program that misses one is run again after the set-up.
+    """
+
+    def run(part: str) -> None:
+        exec(compile(request[part], f"<{part}>", "exec"), names)
 
     def program() -> None:
-        exec(compile(request["code"], "<answer>", "exec"), names)
-
-    def setup() -> None:
-        exec(compile(request["setup"], "<test_setup>", "exec"), names)
+        try:
+            run("code")
+        except NameError:
+            if not request["setup"]:
+                raise
+            run("setup")
+            run("code")
 
     return attempt(channel, "answer", program) or (
-        bool(request["setup"]) and attempt(channel, "setup", setup)
+        bool(request["setup"]) and attempt(channel, "setup", run, "setup")
     )
 
 

@@ -5,6 +5,7 @@ from veritune.score.lexer import lex
 from veritune.score.metric import Measured, Metric
 from veritune.score.scoring import (
     METRICS,
+    TEXT_METRICS,
     corpus_value,
     metric_named,
     reference_scores,
@@ -13,6 +14,7 @@ from veritune.score.scoring import (
 
 __all__ = [
     "METRICS",
+    "TEXT_METRICS",
     "Measured",
     "Metric",
     "corpus_value",

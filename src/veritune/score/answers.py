@@ -16,7 +16,8 @@ def _share(hit: bool, outcome: str) -> Measured:
     return Measured(float(hit), outcome, (float(hit), 1.0))
 
 
-def _parses(_reference: str, code: str) -> Measured:
+def measure_parse_rate(_reference: str, code: str) -> Measured:
+    """Whether an answer is valid Python."""
     if is_empty(code):
         return _share(False, "empty")
     result = parse(code)
@@ -58,7 +59,7 @@ PARSE_RATE = Metric(
     scale=100.0,
     binary=True,
     signature=lambda: _signature("ast.parse"),
-    score=_parses,
+    score=measure_parse_rate,
     corpus=mean_percent,
 )
 EXACT_MATCH = Metric(

@@ -37,6 +37,7 @@ class Metric:
         binary: whether every answer is either right or wrong (exact McNemar applies).
         signature: library, version and settings.
         score: reference and answer → value, outcome, statistics; an empty answer scores 0.
+            None for metrics that run the answer (``functional``).
         corpus: summed statistics, shape [..., S] → corpus values, shape [...]; 0 where
             there is nothing to count, never NaN.
     """
@@ -47,7 +48,7 @@ class Metric:
     scale: float
     binary: bool
     signature: Callable[[], str]
-    score: Callable[[str, str], Measured]
+    score: Callable[[str, str], Measured] | None
     corpus: Callable[[Array], Array]
 
 

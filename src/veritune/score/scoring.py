@@ -8,15 +8,18 @@ import numpy as np
 
 from veritune.errors import DataError, RecipeError
 from veritune.rows import Example, Prediction, Score
-from veritune.score.answers import AST_MATCH, EXACT_MATCH, PARSE_RATE
+from veritune.score.answers import AST_MATCH, EXACT_MATCH, PARSE_RATE, measure_parse_rate
 from veritune.score.bleu import BLEU
 from veritune.score.chrf import CHRF
+from veritune.score.functional import PASS_AT_1, RUNS_CLEAN
 from veritune.score.metric import Metric
 from veritune.score.rouge import ROUGE_1, ROUGE_2, ROUGE_L
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
+        PASS_AT_1,
+        RUNS_CLEAN,
         PARSE_RATE,
         EXACT_MATCH,
         AST_MATCH,
@@ -27,6 +30,9 @@ METRICS: dict[str, Metric] = {
         ROUGE_L,
     )
 }
+
+TEXT_METRICS = tuple(name for name, metric in METRICS.items() if metric.score is not None)
+"""Metrics that look at the text of an answer and never run it."""
 
 
 def metric_named(name: str) -> Metric:
@@ -48,9 +54,9 @@ def metric_named(name: str) -> Metric:
 def score_predictions(
     examples: Sequence[Example],
     predictions: Sequence[Prediction],
-    metrics: Sequence[str] = tuple(METRICS),
+    metrics: Sequence[str] = TEXT_METRICS,
 ) -> list[Score]:
-    """Score every greedy answer (``sample_index`` 0) on every metric.
+    """Score every greedy answer (``sample_index`` 0) on metrics of its text.
 
     Returns:
         Scores in the order of ``predictions``, then of ``metrics``.
@@ -78,6 +84,8 @@ def score_predictions(
             )
         seen.add(key)
         for metric in wanted:
+            if metric.score is None:
+                continue
             measured = metric.score(references[row.example_id], row.code)
             scores.append(Score(row.example_id, row.system, metric.name, *measured))
     return scores
@@ -86,7 +94,7 @@ def score_predictions(
 def reference_scores(examples: Sequence[Example]) -> list[Score]:
     """The parse rate of the references themselves, as scores of a system ``reference``."""
     return [
-        Score(row.example_id, "reference", "parse_rate", *PARSE_RATE.score("", row.reference))
+        Score(row.example_id, "reference", "parse_rate", *measure_parse_rate("", row.reference))
         for row in examples
     ]
 
