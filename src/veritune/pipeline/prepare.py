@@ -25,8 +25,8 @@ RATES = ("parse_rate", "leak_audit")
 def prepare_stage(context: Context) -> dict[str, Any]:
     """Write ``data/`` unless it is up to date; return the card's counts."""
     run, recipe = context.run, context.recipe
-    inputs = prepare_inputs(recipe)
     outputs = [*split_files(run), run.data / "card.json"]
+    inputs = _inputs_of_trained(context) or prepare_inputs(recipe)
     if not context.skip("prepare", inputs, outputs):
         _refuse_other_data(context, inputs)
         context.reporter.say(f"prepare: {recipe.data.source}")
@@ -40,10 +40,38 @@ def prepare_stage(context: Context) -> dict[str, Any]:
             time.perf_counter() - started,
             **counts(prepared.card),
             **rates(prepared.card),
+            without_benchmarks_sha256=_without_benchmarks(recipe),
+            against=_benchmarks(recipe),
         )
     fix_primary_metric(context)
     record = run.stage_record("prepare")
     return {name: record[name] for name in record if name.startswith("n_") or name in RATES}
+
+
+def _inputs_of_trained(context: Context) -> str | None:
+    """The inputs of a trained run's data, where only ``evaluate.benchmarks`` has changed since.
+
+    Its data stay as they are; that its training may have seen a later benchmark is noted.
+    """
+    run, recipe = context.run, context.recipe
+    record = run.stage_record("prepare")
+    before = record.get("without_benchmarks_sha256", record.get("inputs_sha256"))
+    if not run.is_trained() or before != _without_benchmarks(recipe):
+        return None
+    kept_out = record.get("against", [])
+    later = [name for name in _benchmarks(recipe) if name not in kept_out]
+    if later:
+        notice = (
+            f"{', '.join(later)}: named after training; rows that repeat its tasks were not"
+            " taken out of training"
+        )
+        add_notices(run, [notice])
+    return str(record["inputs_sha256"])
+
+
+def _without_benchmarks(recipe: Recipe) -> str:
+    evaluate = recipe.evaluate.model_copy(update={"benchmarks": []})
+    return prepare_inputs(recipe.model_copy(update={"evaluate": evaluate}))
 
 
 def _refuse_other_data(context: Context, inputs: str) -> None:
