@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from veritune.config import DataSection
 from veritune.data.raw_rows import RawRow, RawRows
-from veritune.data.source_kind import split_of_hub_id
+from veritune.data.source_kind import kind_of_source, split_of_hub_id
 from veritune.data.sources import read_rows
 from veritune.data.steps import StepCount
 from veritune.errors import DataError
@@ -65,7 +65,7 @@ def read_parts(section: DataSection, reporter: Reporter) -> list[Part]:
     seen: dict[tuple[str, str], str] = {}
     for home, part in wanted:
         name = f"data.{home}_source" if home else "data.source"
-        key = (part.source, part.hub_split)
+        key = (part.source, part.hub_split if kind_of_source(part.source) == "hub" else "")
         if key in seen:
             raise DataError(
                 f"{name} and {seen[key]} are the same rows",
