@@ -161,6 +161,11 @@ class SplitSection(Section):
     train: SizeOf = None
     validation: SizeOf = 0.1
     test: SizeOf = 0.1
+    on_leak: Literal["report", "drop"] = Field(
+        "report",
+        description="training rows that repeat a validation or test row: report counts them in"
+        " the card's leak audit; drop takes them out of training",
+    )
 
     @model_validator(mode="after")
     def _sizes_make_sense(self) -> SplitSection:
@@ -180,6 +185,42 @@ class SplitSection(Section):
         return self
 
 
+class DuplicatesSection(Section):
+    """When two rows count as near-duplicates; see docs/concepts.md, "Cluster"."""
+
+    instruction_jaccard: float = Field(
+        0.7,
+        ge=0.5,
+        le=1,
+        description="of the questions' shingles, from which on rows belong together",
+    )
+    answer_jaccard: float = Field(
+        0.7,
+        ge=0.5,
+        le=1,
+        description="of the answers' shingles, from which on rows belong together",
+    )
+    rename_identifiers: bool = Field(
+        True, description="number an answer's own names, so that renamed copies are found"
+    )
+
+
+class ContaminationSection(Section):
+    """Rows that repeat a task of a published benchmark."""
+
+    against: list[str] = Field(
+        default_factory=list,
+        description="humaneval, or files of tasks; what evaluate.benchmarks names is added",
+    )
+    ngram: int = Field(10, ge=5, le=50, description="words in a row shared with a task")
+    edit_similarity: float = Field(
+        0.7, ge=0.5, le=1, description="of a whole question or answer to a task's, by words"
+    )
+    drop: bool = Field(
+        True, description="take such rows out of training and validation; false: only list them"
+    )
+
+
 class DataSection(Section):
     """Where the question/answer pairs come from and how they are prepared."""
 
@@ -188,6 +229,15 @@ class DataSection(Section):
         min_length=1,
         description="hub data set id, a .json/.jsonl/.csv/.parquet file (also .gz),"
         " code:stdlib, or code:PATH",
+    )
+    validation_source: str | None = Field(
+        None,
+        min_length=1,
+        description="your own validation rows, used as they are: a file or a hub id, with the"
+        " hub's split after a colon (owner/name:validation)",
+    )
+    test_source: str | None = Field(
+        None, min_length=1, description="your own test rows, likewise (owner/name:test)"
     )
     revision: str | None = Field(None, description="hub revision; ignored for local paths")
     hub_split: str = Field("train", min_length=1, description="the hub's own split to read")
@@ -205,6 +255,8 @@ class DataSection(Section):
         None, ge=2, description="drop pairs whose prompt and answer together are longer"
     )
     clean: CleanSection = CleanSection()
+    duplicates: DuplicatesSection = DuplicatesSection()
+    contamination: ContaminationSection = ContaminationSection()
     split: SplitSection = SplitSection()
 
 

@@ -20,8 +20,14 @@ from pydantic import BaseModel, ValidationError
 from veritune.config import Recipe
 from veritune.errors import RecipeError
 
-_PATH_FIELDS = ("data.source", "model.name_or_path", "evaluate.benchmarks")
+_PATH_FIELDS = (
+    "data.source",
+    "data.validation_source",
+    "data.test_source",
+    "model.name_or_path",
+)
 _PATH_LISTS = ("evaluate.adapters",)
+_PATH_OR_NAME_LISTS = ("data.contamination.against", "evaluate.benchmarks")
 _CODE_PREFIX = "code:"
 
 
@@ -188,7 +194,7 @@ def _apply_override(content: dict[str, Any], override: str) -> str | None:
         value = text
     if isinstance(value, dict) and not text.lstrip().startswith("{"):
         value = text
-    if name in _PATH_FIELDS:
+    if name in (*_PATH_FIELDS, *_PATH_OR_NAME_LISTS):
         value = _resolve_each(value, Path.cwd())
     if name in _PATH_LISTS:
         value = _resolve_all(value, Path.cwd())
@@ -272,7 +278,7 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     content = _deep_copy(content)
     for field in _PATH_FIELDS:
         section, _, key = field.partition(".")
-        inner = content.get(section)
+        inner: Any = content.get(section)
         if isinstance(inner, dict) and key in inner:
             inner[key] = _resolve_each(inner[key], folder)
     for field in _PATH_LISTS:
@@ -280,6 +286,13 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
         inner = content.get(section)
         if isinstance(inner, dict) and key in inner:
             inner[key] = _resolve_all(inner[key], folder)
+    for field in _PATH_OR_NAME_LISTS:
+        *sections, key = field.split(".")
+        inner = content
+        for section in sections:
+            inner = inner.get(section) if isinstance(inner, dict) else None
+        if isinstance(inner, dict) and key in inner:
+            inner[key] = _resolve_each(inner[key], folder)
     return content
 
 

@@ -375,6 +375,15 @@ def manifest() -> dict[str, Any]:
     }
 
 
+def _shares(near: float, nearer: float, equal: float) -> dict[str, float]:
+    return {"percent_ge_0.7": near, "percent_ge_0.9": nearer, "percent_exact": equal}
+
+
+def _audited(source: str, instruction: str) -> dict[str, str]:
+    answer = "def turned(text):\n    return text[::-1]\n"
+    return {"source": source, "instruction": instruction, "input": "", "reference": answer}
+
+
 def card(examples: list[Example]) -> dict[str, Any]:
     """A card as the data layer writes it."""
     sizes = {
@@ -409,6 +418,27 @@ def card(examples: list[Example]) -> dict[str, Any]:
         "n_clusters": 120,
         "largest_cluster": 4,
         "leaked_clusters": 0,
+        "leak_audit": {
+            split: {
+                "n_rows": 59,
+                "question": _shares(1.7, 0.0, 0.0),
+                "answer": _shares(5.1, 3.4, 1.7),
+            }
+            for split in ("validation", "test")
+        }
+        | {
+            "worst": [
+                {
+                    "split": "test",
+                    "side": "answer",
+                    "similarity": 1.0,
+                    "exact": True,
+                    "held_out": _audited("row 17", f"Reverse this text {HOSTILE}"),
+                    "train": _audited("row 4", "Turn the text around"),
+                }
+            ]
+        },
+        "contamination": {"against": ["humaneval"], "n_rows": 3, "n_dropped": 3},
         "parse_rate": {"all": 75.3, "train": 75.0, "validation": 79.2, "test": 74.6},
         "parse_failures": {
             "SyntaxError: invalid syntax. Perhaps you forgot a comma? (line 1)": 31,

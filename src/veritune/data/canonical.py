@@ -48,21 +48,32 @@ def canonical_question(instruction: str, given: str) -> Canonical:
     return Canonical(" ".join(words) if words else text, words)
 
 
-def canonical_answer(code: str) -> Canonical:
+def canonical_answer(code: str, *, rename: bool = True) -> Canonical:
     """An answer without comments, docstrings and layout, its own names numbered.
 
     Two programs that differ in these only have equal keys.  Code that does not parse keeps
     its names, and is compared word by word.
+
+    Args:
+        rename: number the names that the code binds itself; else names count as they are.
     """
+    return answer_forms(code, rename=rename, with_named=False)[0]
+
+
+def answer_forms(
+    code: str, *, rename: bool = True, with_named: bool = True
+) -> tuple[Canonical, list[str]]:
+    """``canonical_answer``, and the words of the same with names as they are."""
     tree = parse(code)
     if isinstance(tree, str):
         words = list(_words(code, {}, set()))
-        return Canonical(" ".join(words) if words else code.strip(), words)
-    names = _own_names(tree)
-    docstrings = _take_docstrings(tree)
-    starts = _offsets(code, docstrings)
+        return Canonical(" ".join(words) if words else code.strip(), words), words
+    names = _own_names(tree) if rename else {}
+    starts = _offsets(code, _take_docstrings(tree))
     digest = hashlib.blake2b("\x1f".join(_flat(tree, names)).encode("utf-8", "surrogatepass"))
-    return Canonical(digest.hexdigest(), list(_words(code, names, starts)))
+    words = list(_words(code, names, starts))
+    named = list(_words(code, {}, starts)) if with_named and names else words
+    return Canonical(digest.hexdigest(), words), named
 
 
 def _own_names(tree: ast.Module) -> dict[str, str]:

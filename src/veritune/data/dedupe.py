@@ -1,8 +1,8 @@
 """Clusters of rows that repeat each other: the unit of splitting and of statistics.
 
 Two rows belong together if their questions or their answers are the same in canonical form,
-or near-duplicates (Jaccard similarity of shingles at least 0.7, verified on the pair); a
-cluster is everything that such links connect.
+or near-duplicates (Jaccard similarity of shingles at least ``data.duplicates`` says, verified
+on the pair); a cluster is everything that such links connect.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from veritune.data.canonical import Canonical, canonical_answer, canonical_question
+from veritune.config import DuplicatesSection
+from veritune.data.canonical import Canonical
+from veritune.data.compared import LONG_SIZE, LONG_WORDS, SHORT_SIZE, Compared, shingle_size
 from veritune.data.near_duplicates import Shingles
 from veritune.data.raw_rows import RawRow
 from veritune.progress import Reporter, Silent
 
-THRESHOLD = 0.7
-_LONG_WORDS = 40
-_LONG_SIZE, _SHORT_SIZE = 5, 2
 # Single words chain strangers: they link questions only where the answers are alike too.
 _FEW_WORDS = 16
 _SIMILAR_ANSWER = 0.5
@@ -42,23 +41,37 @@ class Clusters:
         return Counter(self.ids)
 
 
-def find_clusters(rows: Sequence[RawRow], reporter: Reporter | None = None) -> Clusters:
+def find_clusters(
+    rows: Sequence[RawRow],
+    reporter: Reporter | None = None,
+    settings: DuplicatesSection | None = None,
+) -> Clusters:
     """Group rows whose questions or answers are duplicates or near-duplicates."""
-    questions, answers = [], []
-    sets = _Sets(len(rows))
-    with (reporter or Silent()).task("find near-duplicates", 2 * len(rows)) as task:
-        for row in rows:
-            questions.append(canonical_question(row.instruction, row.input))
-            answers.append(canonical_answer(row.output))
+    settings = settings or DuplicatesSection()
+    with (reporter or Silent()).task("compare the rows", len(rows)) as task:
+        texts = Compared.of(rows, rename_identifiers=settings.rename_identifiers, task=task)
+    return clusters_of(texts, settings, reporter)
+
+
+def clusters_of(
+    texts: Compared, settings: DuplicatesSection, reporter: Reporter | None = None
+) -> Clusters:
+    """Group rows whose texts are in canonical form already."""
+    sets = _Sets(len(texts))
+    questions, answers = texts.question_shingles, texts.answer_shingles
+    with (reporter or Silent()).task("find near-duplicates", 3) as task:
+        for canonical in (texts.questions, texts.answers):
+            _link_equal(canonical, sets)
+        for canonical, shingles, threshold in (
+            (texts.questions, questions, settings.instruction_jaccard),
+            (texts.answers, answers, settings.answer_jaccard),
+        ):
+            _link_similar(_first_of_each(canonical), shingles, threshold, sets)
             task.advance()
-        for texts in (questions, answers):
-            _link_equal(texts, sets)
-        answer_shingles = Shingles([text.words for text in answers])
-        question_shingles = Shingles([text.words for text in questions])
-        for texts, shingles in ((questions, question_shingles), (answers, answer_shingles)):
-            _link_similar(_first_of_each(texts), shingles, sets)
-            task.advance(len(rows) / 2)
-        _link_reworded(_first_of_each(questions), question_shingles, answer_shingles, sets)
+        _link_reworded(
+            _first_of_each(texts.questions), questions, answers, settings.instruction_jaccard, sets
+        )
+        task.advance()
     return Clusters(sets.names())
 
 
@@ -77,18 +90,21 @@ def _first_of_each(texts: Iterable[Canonical]) -> np.ndarray[tuple[int], np.dtyp
 
 
 def _link_similar(
-    chosen: np.ndarray[tuple[int], np.dtype[np.int64]], shingles: Shingles, sets: _Sets
+    chosen: np.ndarray[tuple[int], np.dtype[np.int64]],
+    shingles: Shingles,
+    threshold: float,
+    sets: _Sets,
 ) -> None:
     """Link near-duplicates: runs of five words, of two where one text of the pair is short."""
     lengths = shingles.lengths[chosen]
-    long = chosen[lengths >= _LONG_WORDS]
-    short = chosen[lengths < _LONG_WORDS / THRESHOLD]
-    for group, size in ((long, _LONG_SIZE), (short, _SHORT_SIZE)):
-        for one, two in shingles.candidates(group, size):
+    long = chosen[lengths >= LONG_WORDS]
+    short = chosen[lengths < LONG_WORDS / threshold]
+    for group, size in ((long, LONG_SIZE), (short, SHORT_SIZE)):
+        for one, two in shingles.candidates(group, size, threshold):
             if sets.find(one) == sets.find(two):
                 continue
-            both_long = min(shingles.lengths[one], shingles.lengths[two]) >= _LONG_WORDS
-            if both_long == (size == _LONG_SIZE) and shingles.jaccard(one, two, size) >= THRESHOLD:
+            suits = size == shingle_size(shingles.lengths[one], shingles.lengths[two])
+            if suits and shingles.jaccard(one, two, size) >= threshold:
                 sets.join(one, two)
 
 
@@ -96,15 +112,16 @@ def _link_reworded(
     chosen: np.ndarray[tuple[int], np.dtype[np.int64]],
     questions: Shingles,
     answers: Shingles,
+    threshold: float,
     sets: _Sets,
 ) -> None:
     """Link short questions of the same words in another order, if their answers are alike."""
     few = chosen[questions.lengths[chosen] <= _FEW_WORDS]
-    for one, two in questions.candidates(few, 1):
+    for one, two in questions.candidates(few, 1, threshold):
         if (
             sets.find(one) != sets.find(two)
-            and answers.jaccard(one, two, _SHORT_SIZE) >= _SIMILAR_ANSWER
-            and questions.jaccard(one, two, 1) >= THRESHOLD
+            and answers.jaccard(one, two, SHORT_SIZE) >= _SIMILAR_ANSWER
+            and questions.jaccard(one, two, 1) >= threshold
         ):
             sets.join(one, two)
 

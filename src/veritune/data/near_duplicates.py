@@ -15,8 +15,7 @@ import numpy as np
 
 N_PERMUTATIONS = 256
 # 42 bands of 6 find a pair of similarity 0.7 with probability 0.995, one of 0.4 with 0.16.
-_ROWS_PER_BAND = 6
-_N_BANDS = N_PERMUTATIONS // _ROWS_PER_BAND
+_FOUND_AT_THRESHOLD = 0.99
 _CHUNK = 1 << 17
 # In a bucket of strangers, each text meets this many earlier ones; other bands bring others.
 _MAX_COMPARED = 40
@@ -58,16 +57,23 @@ class Shingles:
         shared = len(np.intersect1d(one, two, assume_unique=True))
         return shared / (len(one) + len(two) - shared)
 
-    def candidates(self, chosen: Array, size: int) -> Iterator[tuple[int, int]]:
-        """Pairs of the chosen texts that may be similar, each perhaps more than once."""
+    def candidates(
+        self, chosen: Array, size: int, threshold: float = 0.7
+    ) -> Iterator[tuple[int, int]]:
+        """Pairs of the chosen texts that may be similar, each perhaps more than once.
+
+        Args:
+            threshold: the similarity at which a pair is found with probability 0.99 or more.
+        """
         chosen = chosen[self.lengths[chosen] >= size]
         if len(chosen) < 2:
             return
         signatures = self._signatures(chosen, size)
         random = np.random.default_rng(_SEED + size)
-        for band in range(_N_BANDS):
-            columns = signatures[:, band * _ROWS_PER_BAND : (band + 1) * _ROWS_PER_BAND]
-            weights = random.integers(0, 2**63, size=_ROWS_PER_BAND, dtype=np.uint64)
+        n_rows = rows_per_band(threshold)
+        for band in range(N_PERMUTATIONS // n_rows):
+            columns = signatures[:, band * n_rows : (band + 1) * n_rows]
+            weights = random.integers(0, 2**63, size=n_rows, dtype=np.uint64)
             keys = (columns.astype(np.uint64) * (weights * np.uint64(2) + 1)).sum(
                 axis=1, dtype=np.uint64
             )
@@ -109,6 +115,16 @@ class Shingles:
                 result[first:last, number] = np.minimum.reduceat(permuted, starts)
             first = last
         return result
+
+
+def rows_per_band(threshold: float) -> int:
+    """The widest bands that miss at most one in a hundred pairs at the threshold."""
+    return max(
+        n_rows
+        for n_rows in range(1, 17)
+        if n_rows == 1
+        or 1 - (1 - threshold**n_rows) ** (N_PERMUTATIONS // n_rows) >= _FOUND_AT_THRESHOLD
+    )
 
 
 def _buckets(keys: Array) -> Iterator[Array]:

@@ -42,6 +42,14 @@ def kind_of_source(source: str) -> Kind:
     )
 
 
+def split_of_hub_id(source: str) -> tuple[str, str | None]:
+    """A source without the split named after its hub id (``owner/name:test``), and that split."""
+    name, colon, split = source.rpartition(":")
+    if colon and split and _HUB_ID.fullmatch(name) and not _exists(source):
+        return name, split
+    return source, None
+
+
 def suffix_of(path: Path) -> str | None:
     """The known ending of a data file, in lower case, or None."""
     name = path.name.lower()

@@ -20,16 +20,26 @@ from veritune.rows import SPLITS, Split
 _FILL_ORDER: tuple[Split, ...] = ("test", "validation", "train")
 
 
-def split_rows(cluster_ids: Sequence[str], section: SplitSection, seed: int) -> list[Split | None]:
+def split_rows(
+    cluster_ids: Sequence[str],
+    section: SplitSection,
+    seed: int,
+    among: Sequence[Split] = SPLITS,
+) -> list[Split | None]:
     """The split of each row; None for rows that no split asks for.
 
     Sizes are met exactly by ``head`` and ``random``, and by ``clusters`` as closely as whole
     clusters allow.
 
+    Args:
+        among: the splits to fill; the sizes of others are ignored.
+
     Raises:
         DataError: there are fewer rows than asked for, or a split would have none.
     """
-    sizes = split_sizes(len(cluster_ids), section)
+    if tuple(among) == ("train",):
+        return ["train"] * len(cluster_ids)
+    sizes = split_sizes(len(cluster_ids), section, among)
     if section.method == "clusters":
         result = _by_clusters(
             cluster_ids, sizes, _taker_of_rest(sizes, section, len(cluster_ids)), seed
@@ -39,13 +49,15 @@ def split_rows(cluster_ids: Sequence[str], section: SplitSection, seed: int) -> 
         if section.method == "random":
             order = np.random.default_rng(seed).permutation(len(cluster_ids)).tolist()
         result = _in_order(order, sizes, len(cluster_ids))
-    for split in SPLITS:
+    for split in among:
         if split not in result:
             raise _empty_split(split, len(cluster_ids), section, cluster_ids)
     return result
 
 
-def split_sizes(n_rows: int, section: SplitSection) -> dict[Split, int]:
+def split_sizes(
+    n_rows: int, section: SplitSection, among: Sequence[Split] = SPLITS
+) -> dict[Split, int]:
     """Rows asked for by each split; the one set to null gets what the others leave.
 
     Shares are of all rows, rounded; where rounding asks for more rows than there are, the
@@ -54,17 +66,17 @@ def split_sizes(n_rows: int, section: SplitSection) -> dict[Split, int]:
     Raises:
         DataError: more rows are asked for than there are, or a split would have none.
     """
-    wanted = {split: getattr(section, split) for split in SPLITS}
+    wanted = {split: getattr(section, split) for split in among}
     sizes = {
         split: math.floor(size * n_rows + 0.5) if isinstance(size, float) else size
         for split, size in wanted.items()
         if size is not None
     }
     shares = [split for split in sizes if isinstance(wanted[split], float)]
-    rest = [split for split in SPLITS if wanted[split] is None]
+    rest = [split for split in among if wanted[split] is None]
     if shares and not rest:
         excess = sum(sizes.values()) - n_rows
-        covers_all = len(shares) == len(SPLITS) and math.isclose(sum(wanted.values()), 1)
+        covers_all = len(shares) == len(among) and math.isclose(sum(wanted.values()), 1)
         exact = sum(size * n_rows if isinstance(size, float) else size for size in wanted.values())
         if (excess > 0 and exact <= n_rows) or covers_all:
             sizes[max(shares, key=lambda split: sizes[split])] -= excess
@@ -77,7 +89,7 @@ def split_sizes(n_rows: int, section: SplitSection) -> dict[Split, int]:
             next_step=f"make the splits smaller, or give more data than {n_rows} rows",
         )
     sizes.update(dict.fromkeys(rest, left))
-    for split in SPLITS:
+    for split in among:
         if sizes[split] <= 0:
             raise _empty_split(split, n_rows, section)
     return sizes
@@ -95,7 +107,7 @@ def leaked_clusters(cluster_ids: Sequence[str], splits: Sequence[Split | None]) 
 def _in_order(order: Sequence[int], sizes: dict[Split, int], n_rows: int) -> list[Split | None]:
     result: list[Split | None] = [None] * n_rows
     start = 0
-    for split in SPLITS:
+    for split in (name for name in SPLITS if name in sizes):
         for position in order[start : start + sizes[split]]:
             result[position] = split
         start += sizes[split]
@@ -117,7 +129,8 @@ def _by_clusters(
     order = np.random.default_rng(seed).permutation(len(names)).tolist()
     waiting = [names[place] for place in order]
     result: list[Split | None] = [None] * len(cluster_ids)
-    for split in sorted(_FILL_ORDER, key=lambda split: split == rest):
+    filled = [split for split in _FILL_ORDER if split in sizes]
+    for split in sorted(filled, key=lambda split: split == rest):
         missing = len(cluster_ids) if split == rest else sizes[split]
         taken, passed = [], []
         for cluster in waiting:
@@ -138,7 +151,7 @@ def _by_clusters(
 
 def _taker_of_rest(sizes: dict[Split, int], section: SplitSection, n_rows: int) -> Split | None:
     """The split that gets every row the others leave; none if the sizes leave rows over."""
-    without_size = [split for split in SPLITS if getattr(section, split) is None]
+    without_size = [split for split in sizes if getattr(section, split) is None]
     if without_size:
         return without_size[0]
     return "train" if sum(sizes.values()) == n_rows else None

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from veritune.config import DataSection, Recipe
+from veritune.data.given_splits import GIVEN, sections
+from veritune.data.leak_audit import SIDES
 from veritune.data.lengths import FurtherLimits
 from veritune.data.prepare import Prepared, prepare, write_prepared
 from veritune.data.sources import kind_of_source
@@ -17,14 +19,16 @@ from veritune.pipeline.context import Context, add_notices
 from veritune.pipeline.encode import Encoder, make_encoder
 from veritune.pipeline.primary_metric import fix_primary_metric
 from veritune.progress import Reporter
-from veritune.run_dir import digest, file_sha256, split_files
+from veritune.run_dir import RunDirectory, digest, file_sha256, split_files
+
+RATES = ("parse_rate", "leak_audit")
 
 
 def prepare_stage(context: Context) -> dict[str, Any]:
     """Write ``data/`` unless it is up to date; return the card's counts."""
     run, recipe = context.run, with_candidates(context.run, context.recipe)
-    inputs = prepare_inputs(recipe)
     outputs = [*split_files(run), run.data / "card.json"]
+    inputs = _inputs_of_trained(run, recipe) or prepare_inputs(recipe)
     if not context.skip("prepare", inputs, outputs):
         _refuse_other_data(context, inputs)
         context.reporter.say(f"prepare: {recipe.data.source}")
@@ -32,10 +36,43 @@ def prepare_stage(context: Context) -> dict[str, Any]:
         prepared = prepare_rows(recipe, context.reporter)
         write_prepared(prepared, run.data)
         add_notices(run, list(prepared.card["origin"].get("notices", [])))
-        run.finish_stage("prepare", inputs, time.perf_counter() - started, **counts(prepared.card))
+        run.finish_stage(
+            "prepare",
+            inputs,
+            time.perf_counter() - started,
+            **counts(prepared.card),
+            **rates(prepared.card),
+            without_benchmarks_sha256=_without_benchmarks(recipe),
+            against=_benchmarks(recipe),
+        )
     fix_primary_metric(context)
     record = run.stage_record("prepare")
-    return {name: record[name] for name in record if name.startswith("n_")}
+    return {name: record[name] for name in record if name.startswith("n_") or name in RATES}
+
+
+def _inputs_of_trained(run: RunDirectory, recipe: Recipe) -> str | None:
+    """The inputs of a trained run's data, where only ``evaluate.benchmarks`` has changed since.
+
+    Its data stay as they are; that its training may have seen a later benchmark is noted.
+    """
+    record = run.stage_record("prepare")
+    before = record.get("without_benchmarks_sha256", record.get("inputs_sha256"))
+    if not run.is_trained() or before != _without_benchmarks(recipe):
+        return None
+    kept_out = record.get("against", [])
+    later = [name for name in _benchmarks(recipe) if name not in kept_out]
+    if later:
+        notice = (
+            f"{', '.join(later)}: named after training; rows that repeat its tasks were not"
+            " taken out of training"
+        )
+        add_notices(run, [notice])
+    return str(record["inputs_sha256"])
+
+
+def _without_benchmarks(recipe: Recipe) -> str:
+    evaluate = recipe.evaluate.model_copy(update={"benchmarks": []})
+    return prepare_inputs(recipe.model_copy(update={"evaluate": evaluate}))
 
 
 def _refuse_other_data(context: Context, inputs: str) -> None:
@@ -61,23 +98,25 @@ def prepare_rows(recipe: Recipe, reporter: Reporter) -> Prepared:
     same rows and the same splits.
     """
     first, *others = [(name, make_encoder(with_base(recipe, name))) for name in recipe.model.names]
-    section = _within_context(recipe.data, first[1])
+    data = _against_benchmarks(recipe)
     further = [
-        FurtherLimits(name, encoder.counter(reporter), _within_context(recipe.data, encoder))
+        FurtherLimits(name, encoder.counter(reporter), _within_context(data, encoder))
         for name, encoder in others
     ]
+    section = _within_context(data, first[1])
     return prepare(section, recipe.seed, first[1].counter(reporter), reporter, further)
 
 
 def prepare_inputs(recipe: Recipe) -> str:
     """Hash of everything that decides the splits."""
     return digest(
-        recipe.data.model_dump(),
+        _as_first_declared(recipe.data),
         recipe.seed,
         recipe.model.name_or_path,
         recipe.model.revision,
         recipe.model.prompt.model_dump(),
         _source_identity(recipe.data),
+        *_identity_of_additions(recipe),
     )
 
 
@@ -88,10 +127,75 @@ def counts(card: dict[str, Any]) -> dict[str, int]:
         "n_rows": card["rows_in"],
         "n_exact_duplicates": card["n_exact_duplicates"],
         "n_clusters": card["n_clusters"],
+        "n_near_duplicate_clusters": card["n_near_duplicate_clusters"],
         "n_train": splits["train"],
         "n_validation": splits["validation"],
         "n_test": splits["test"],
+        "n_contaminated": card["contamination"]["n_rows"],
     }
+
+
+def rates(card: dict[str, Any]) -> dict[str, Any]:
+    """The shares, in percent, that ``prepare`` prints beside the counts."""
+    audit = card["leak_audit"]
+    return {
+        "parse_rate": card["parse_rate"]["all"],
+        "leak_audit": {
+            split: {
+                side: {
+                    name.removeprefix("percent_"): value
+                    for name, value in audit[split][side].items()
+                    if name.startswith("percent_")
+                }
+                for side in SIDES
+            }
+            for split in GIVEN
+        },
+    }
+
+
+def _against_benchmarks(recipe: Recipe) -> DataSection:
+    """The data settings, with every benchmark that will be evaluated kept out of training."""
+    section = recipe.data
+    against = _benchmarks(recipe)
+    if against == section.contamination.against:
+        return section
+    contamination = section.contamination.model_copy(update={"against": against})
+    return section.model_copy(update={"contamination": contamination})
+
+
+def _benchmarks(recipe: Recipe) -> list[str]:
+    named = recipe.evaluate.benchmarks
+    return list(dict.fromkeys([*recipe.data.contamination.against, *named]))
+
+
+def _as_first_declared(section: DataSection) -> dict[str, Any]:
+    """The settings without those added later, while these are at their defaults.
+
+    A run made before a setting existed keeps its identity.
+    """
+    settings = section.model_dump()
+    defaults = DataSection().model_dump()
+    for name in ("validation_source", "test_source", "duplicates", "contamination"):
+        if settings[name] == defaults[name]:
+            del settings[name]
+    if settings["split"]["on_leak"] == defaults["split"]["on_leak"]:
+        del settings["split"]["on_leak"]
+    return settings
+
+
+def _identity_of_additions(recipe: Recipe) -> list[object]:
+    """What else decides the splits: given splits and benchmarks, by content."""
+    given = [
+        [home, _source_identity(section)]
+        for home, section in sections(recipe.data)
+        if home is not None
+    ]
+    benchmarks = [
+        [name, file_sha256(Path(name)) if Path(name).is_file() else None]
+        for name in _benchmarks(recipe)
+    ]
+    return [part for part in (given, benchmarks) if part]
 
 
 def _within_context(section: DataSection, encoder: Encoder) -> DataSection:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from veritune.report.figures import histogram
 from veritune.report.headline import model_name
+from veritune.report.leaks import Leaks, make_leaks
 from veritune.report.load import RunFiles
 from veritune.report.wording import (
     DASH,
@@ -48,6 +49,7 @@ class DataView:
     splits: list[tuple[str, str, str, str]]
     steps: list[tuple[str, str, bool, str, str, str]]
     failures: list[tuple[str, str]]
+    leaks: Leaks | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ def make_data(files: RunFiles) -> DataView | None:
             (one_line(reason), count(n))
             for reason, n in list(mapping(card.get("parse_failures")).items())[:8]
         ],
+        leaks=make_leaks(card),
     )
 
 

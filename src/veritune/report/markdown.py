@@ -246,7 +246,13 @@ def _data(view: View) -> str:
         return "## Data\n\nThe data have not been prepared yet."
     splits = table(("split", "examples", "clusters", "references parse"), view.data.splits)
     counts = " · ".join(f"{value} {escape(name)}" for name, value in view.data.counts)
-    return f"## Data\n\n{_in_a_row(view.data.origin)}\n\n{splits}\n\n{counts}"
+    text = f"## Data\n\n{_in_a_row(view.data.origin)}\n\n{splits}\n\n{counts}"
+    leaks = view.data.leaks
+    if leaks is None:
+        return text
+    columns = ("near-copies of training among", "by", "similarity 0.7 or more", "0.9", "equal")
+    contamination = f"\n\n{escape(leaks.contamination)}" if leaks.contamination else ""
+    return f"{text}\n\n{table(columns, leaks.shares)}{contamination}"
 
 
 def _health(view: View) -> str:
