@@ -102,7 +102,8 @@ def conclusion(result: dict[str, Any]) -> None:
     console = Console()
     console.print(f"[bold]{escape(result['verdict'])}[/]: {escape(result['sentence'])}")
     _further(console, result)
-    table = Table(title=escape(str(result["primary_metric"])))
+    against = "" if "n_common" in result else ": adapted against the others"
+    table = Table(title=f"{escape(str(result['primary_metric']))}{against}")
     for name in ("against", "adapted", "other", "difference", "95 % interval", "verdict"):
         table.add_column(name, justify="right")
     for row in result["comparisons"]:

@@ -14,6 +14,7 @@ from veritune.compare.copying import copying
 from veritune.compare.forgetting import forgetting_table
 from veritune.config import EvaluateSection, Recipe
 from veritune.errors import RunDirectoryError
+from veritune.generate.retrieval import retrieval_scores
 from veritune.model.adapter import WEIGHTS
 from veritune.pipeline.answers import answer_all, other_weights
 from veritune.pipeline.benchmarks import measure_benchmarks
@@ -155,6 +156,11 @@ def _evaluate(context: Context, inputs: str, further: list[Prediction]) -> None:
     extra = {
         "benchmarks": benchmarks,
         "pass_at_k": samples,
+        "retrieval_scores": retrieval_scores(
+            read_examples(run.split_file("train")),
+            chosen.test,
+            join_input=recipe.data.input == "join",
+        ),
         "forgetting": {"texts": forgotten, "note": away_note},
         **bases_table(run),
     }

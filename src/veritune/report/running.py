@@ -51,6 +51,7 @@ def make_running(files: RunFiles) -> list[Section]:
         _outcomes(files, "runs_clean", "runs", "Do the answers run?", "Runs"),
         _samples(files),
         _benchmarks(files),
+        _retrieval(files),
     )
     return [section for section in made if section is not None]
 
@@ -247,4 +248,31 @@ def _benchmarks(files: RunFiles) -> Section | None:
             for row in rows
         ],
         note=f"{metric_label('pass_at_1')}, greedy. A loss here is what adapting cost elsewhere.",
+    )
+
+
+def _retrieval(files: RunFiles) -> Section | None:
+    found = mapping(files.details("retrieval_scores"))
+    if not is_number(found.get("median")) or "retrieval" not in files.predictions:
+        return None
+    names = (
+        ("q10", "10 %"),
+        ("q25", "25 %"),
+        ("median", "Median"),
+        ("q75", "75 %"),
+        ("q90", "90 %"),
+    )
+    share = found.get("share_of_self")
+    return Section(
+        anchor="nearest",
+        title="How near is the nearest training question?",
+        short="Nearest questions",
+        sentence=f"The nearest training question scores {percent(100 * share, 0)} of what the"
+        " question itself would (median)."
+        if is_number(share)
+        else "",
+        head=("BM25 score", *names.values()),
+        rows=[("nearest training question", *(fixed(found.get(key)) for key in names))],
+        note="Retrieval is as strong as these questions are repetitive: near 100 % it copies the"
+        " answer to the same question.",
     )
