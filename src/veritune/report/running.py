@@ -255,13 +255,7 @@ def _retrieval(files: RunFiles) -> Section | None:
     found = mapping(files.details("retrieval_scores"))
     if not is_number(found.get("median")) or "retrieval" not in files.predictions:
         return None
-    names = (
-        ("q10", "10 %"),
-        ("q25", "25 %"),
-        ("median", "Median"),
-        ("q75", "75 %"),
-        ("q90", "90 %"),
-    )
+    names = {"q10": "10 %", "q25": "25 %", "median": "Median", "q75": "75 %", "q90": "90 %"}
     share = found.get("share_of_self")
     return Section(
         anchor="nearest",
