@@ -101,6 +101,13 @@ def _checked_suffix(path: Path) -> str:
 
 
 def _missing(path: Path) -> DataError:
+    if path.is_symlink():
+        return DataError(
+            "the link leads to no file",
+            received=f"{path} -> {path.readlink()}",
+            accepted="an existing file, or a link to one",
+            next_step="put the file where the link leads, or name the file itself",
+        )
     folder = path.parent
     if not folder.is_dir():
         return DataError(

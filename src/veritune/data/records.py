@@ -12,6 +12,7 @@ import io
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +21,11 @@ from veritune.errors import DataError
 
 _BOM = codecs.BOM_UTF8
 _UTF16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_MAX_CSV_FIELD_CHARACTERS = 2**31 - 1
+_MAX_LINE_BYTES = _MAX_CSV_FIELD_CHARACTERS = 2**27
+# Text compresses ten times, templated rows perhaps fifty; zeros and blanks a thousand times.
+_MAX_EXPANSION = 200
+_EXPANSION_COUNTS_FROM_BYTES = 2**25
+_MAX_EMPTY_LINES = 100_000
 _ROWS_PER_BATCH = 1024
 _FAULTS_OF_JSON = (ValueError, RecursionError)
 
@@ -38,7 +43,7 @@ def json_records(file: IO[bytes], path: Path) -> Records:
     if not text.strip():
         raise _empty(path)
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_without_repeats)
     except _FAULTS_OF_JSON as error:
         first, _, rest = text.lstrip().partition("\n")
         if rest.strip() and _is_object(first):
@@ -53,7 +58,12 @@ def csv_records(file: IO[bytes], path: Path) -> Records:
     _, header = next(rows, (0, None))
     if header is None:
         raise _empty(path)
-    repeated = sorted({name for name in header if header.count(name) > 1})
+    _refuse_repeats(header, path)
+    return header, _csv_records(header, rows, path)
+
+
+def _refuse_repeats(header: list[str], path: Path) -> None:
+    repeated = sorted(name for name, count in Counter(header).items() if count > 1)
     if repeated:
         raise DataError(
             "a column name is used twice in the header",
@@ -61,7 +71,6 @@ def csv_records(file: IO[bytes], path: Path) -> Records:
             accepted="a header with one name for each column",
             next_step="rename one of the columns",
         )
-    return header, _csv_records(header, rows, path)
 
 
 def parquet_records(file: IO[bytes], path: Path, wanted: set[str]) -> Records:
@@ -75,6 +84,7 @@ def parquet_records(file: IO[bytes], path: Path, wanted: set[str]) -> Records:
         names = list(table.schema_arrow.names)
     except faults as error:
         raise _damaged(path, error, "Parquet") from error
+    _refuse_repeats([name for name in names if name in wanted], path)
 
     def records() -> Iterator[object]:
         chosen = [name for name in names if name in wanted]
@@ -107,10 +117,24 @@ def _text_lines(file: IO[bytes], path: Path) -> Iterator[str]:
 
 
 def _binary_lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
+    """Lines with their ends; what would fill the memory or never end is refused."""
+    is_gzip = path.suffix.lower() == ".gz"
+    total = n_empty = 0
     try:
-        yield from file
+        most = max(_EXPANSION_COUNTS_FROM_BYTES, _MAX_EXPANSION * path.stat().st_size)
+        while line := file.readline(_MAX_LINE_BYTES + 1):
+            total += len(line)
+            n_empty = 0 if len(line) > 2 or line.strip() else n_empty + 1
+            if len(line) > _MAX_LINE_BYTES:
+                raise _too_large(path, f"a line is longer than {_MAX_LINE_BYTES // 2**20} MiB")
+            if n_empty > _MAX_EMPTY_LINES:
+                raise _too_large(path, f"there are over {_MAX_EMPTY_LINES:,} empty lines in a row")
+            if is_gzip and total > most:
+                fault = f"the compressed file expands to over {_MAX_EXPANSION} times its size"
+                raise _too_large(path, fault)
+            yield line
     except (EOFError, OSError, zlib.error) as error:
-        raise _damaged(path, error, "gzip" if path.suffix.lower() == ".gz" else "file") from error
+        raise _damaged(path, error, "gzip" if is_gzip else "file") from error
 
 
 def _json_lines(lines: Iterable[str], path: Path) -> Iterator[object]:
@@ -118,9 +142,19 @@ def _json_lines(lines: Iterable[str], path: Path) -> Iterator[object]:
         if not line.strip():
             continue
         try:
-            yield json.loads(line)
+            yield json.loads(line, object_pairs_hook=_without_repeats)
         except _FAULTS_OF_JSON as error:
             raise _invalid_json(error, path, number, is_lines=True) from error
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object whose keys are all different; the last of equal ones would win unseen."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {repeated!r} is given twice in one object")
+    return found
 
 
 def _rows_of(content: object, path: Path) -> list[object]:
@@ -207,6 +241,16 @@ def _empty(path: Path) -> DataError:
         received=path,
         accepted="at least one row",
         next_step="check how the file was written",
+    )
+
+
+def _too_large(path: Path, fault: str) -> DataError:
+    return DataError(
+        fault,
+        received=path,
+        accepted="rows of text",
+        next_step="check how the file was written; where it is right, write it without the"
+        " compression or the row that is too long",
     )
 
 
