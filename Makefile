@@ -40,6 +40,7 @@ check: venv ## lint, format, types, layers
 
 bench-cpu: venv ## the benchmarks that run on a CPU
 	@$(BIN)/python benchmarks/calibration.py
+	@$(BIN)/python benchmarks/seed_calibration.py
 	@$(BIN)/python benchmarks/train_cpu.py
 
 clean: ## remove what the targets above made

@@ -34,6 +34,16 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def sandbox() -> None:
+    """Skip where generated code cannot be run."""
+    from veritune.sandbox.canaries import sandbox_here
+
+    found = sandbox_here()
+    if not found.available:
+        pytest.skip(f"no sandbox: {found.missing}")
+
+
+@pytest.fixture(scope="session")
 def tiny_llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer Llama with a ChatML tokenizer."""
     return _build("llama", tmp_path_factory)

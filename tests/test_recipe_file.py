@@ -145,3 +145,22 @@ def test_known_keys_reach_the_deepest_sections() -> None:
     keys = set(known_keys())
     assert {"data.split.method", "model.prompt.template", "evaluate.few_shot.k", "seed"} <= keys
     assert Recipe.model_json_schema()["additionalProperties"] is False
+
+
+def test_each_of_several_models_is_relative_to_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: {name_or_path: [./mine, owner/name, bundled:smollm2-135m]}")
+    names = load_recipe(path).model.names
+    assert names == (str(tmp_path / "mine"), "owner/name", "bundled:smollm2-135m")
+    assert load_recipe(path).model.name_or_path == list(names)
+    with pytest.raises(RecipeError, match="one base model"):
+        _ = load_recipe(path).model.name
+
+
+def test_the_first_of_the_seeds_trains_and_without_any_the_seed_does() -> None:
+    assert recipe_from({"seed": 4}).training_seed == 4
+    assert recipe_from({"seed": 4, "seeds": [0, 4]}).training_seed == 0
+    for wrong in ([1, 1], [-1], [True], [0.5], 3):
+        with pytest.raises(RecipeError, match="seeds"):
+            recipe_from({"seeds": wrong})

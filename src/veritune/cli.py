@@ -18,9 +18,10 @@ from rich.markup import escape
 
 from veritune import __version__, show
 from veritune.config import Recipe
-from veritune.errors import EnvironmentFault, Interrupted, OutOfMemory, VerituneError
+from veritune.errors import EnvironmentFault, GateFailed, Interrupted, OutOfMemory, VerituneError
 from veritune.progress import Reporter, TerminalReporter
 from veritune.recipe_file import load_recipe, read_yaml, recipe_from
+from veritune.rows import Requirement
 from veritune.run_dir import open_run
 
 app = typer.Typer(
@@ -39,8 +40,23 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set lora.r=8"),
 ]
+AllowBroken = Annotated[
+    bool,
+    typer.Option(
+        "--allow-broken-references",
+        help="Leave out rows whose own reference fails its tests, instead of stopping.",
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")
+]
+Require = Annotated[
+    Requirement | None,
+    typer.Option("--require", help="Exit with 1 unless adapted is better, or not worse."),
+]
+Curve = Annotated[
+    str | None,
+    typer.Option("--curve", metavar="N,N,…", help="Also train on so many rows: --curve 64,256"),
 ]
 
 _DEMO_RECIPE = Path(__file__).with_name("demo.yaml")
@@ -62,7 +78,7 @@ def _root(
 
 
 @app.command(epilog="Example: veritune demo --set output_dir=runs/demo")
-def demo(overrides: Overrides = None, as_json: Json = False) -> None:
+def demo(overrides: Overrides = None, require: Require = None, as_json: Json = False) -> None:
     """Adapt the bundled model to Python's standard library and report: no hub, no GPU."""
     with _faults(as_json):
         from veritune.pipeline.context import open_context
@@ -73,18 +89,28 @@ def demo(overrides: Overrides = None, as_json: Json = False) -> None:
         show.demo_budget(recipe, reporter)
         started = time.monotonic()
         result = run_all(open_context(recipe, reporter))
-        _print(result, as_json, lambda: show.verdict(result, time.monotonic() - started))
+        with _gate(require, result, recipe):
+            _print(result, as_json, lambda: show.verdict(result, time.monotonic() - started))
 
 
 @app.command(epilog="Example: veritune run recipes/my-data.yaml --set train.epochs=2")
-def run(target: Target, overrides: Overrides = None, as_json: Json = False) -> None:
+def run(
+    target: Target,
+    overrides: Overrides = None,
+    curve: Curve = None,
+    require: Require = None,
+    allow_broken: AllowBroken = False,
+    as_json: Json = False,
+) -> None:
     """Prepare, train, evaluate and report; stages that are up to date are skipped."""
     with _faults(as_json):
         from veritune.pipeline.run import run_all
 
         started = time.monotonic()
-        result = run_all(_context(target, overrides))
-        _print(result, as_json, lambda: show.verdict(result, time.monotonic() - started))
+        context = _context(target, [*_with_curve(overrides, curve), *_broken(allow_broken)])
+        result = run_all(context)
+        with _gate(require, result, context.recipe):
+            _print(result, as_json, lambda: show.verdict(result, time.monotonic() - started))
 
 
 @app.command(epilog="Example: veritune plan recipes/codet5-python-codes.yaml --json")
@@ -137,6 +163,9 @@ def evaluate(
             " in place of those in evaluate.adapters; repeat for several.",
         ),
     ] = None,
+    curve: Curve = None,
+    require: Require = None,
+    allow_broken: AllowBroken = False,
     as_json: Json = False,
 ) -> None:
     """Answer held-out questions with every system, score them, and compare."""
@@ -145,10 +174,11 @@ def evaluate(
 
         named = json.dumps([str(path) for path in adapters or []])
         asked = [*(overrides or []), *([f"evaluate.adapters={named}"] if adapters else [])]
-        context = _context(target, asked)
+        context = _context(target, [*_with_curve(asked, curve), *_broken(allow_broken)])
         with context.run.lock():
             result = evaluate_stage(context)
-        _print(result, as_json, lambda: show.conclusion(result))
+        with _gate(require, result, context.recipe):
+            _print(result, as_json, lambda: show.conclusion(result))
 
 
 @app.command(epilog="Example: veritune report runs/mine")
@@ -179,6 +209,48 @@ def doctor(as_json: Json = False) -> None:
         _print(result, as_json, lambda: show.doctor(result))
 
 
+@app.command(epilog="Example: veritune score predictions.jsonl --json --output scored")
+def score(
+    predictions: Annotated[
+        Path, typer.Argument(metavar="PREDICTIONS.jsonl", help="One answer a line, as JSON.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help="Write the scores there, too.")
+    ] = None,
+    allow_broken: AllowBroken = False,
+    no_run: Annotated[
+        bool, typer.Option("--no-run", help="Score texts only; run nothing, even in the sandbox.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Score anyone's answers: text metrics, and in the sandbox their tests."""
+    with _faults(as_json):
+        from veritune.pipeline.score_file import score_file
+
+        result = score_file(
+            predictions,
+            TerminalReporter(),
+            output=output,
+            run_answers=not no_run,
+            allow_broken_references=allow_broken,
+        )
+        _print(result, as_json, lambda: show.scores(result))
+
+
+@app.command(epilog="Example: veritune compare runs/r4 runs/r16")
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN_A", help="A finished run.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another finished run.")],
+    as_json: Json = False,
+) -> None:
+    """Compare the adapted models of two finished runs on their common test questions."""
+    with _faults(as_json):
+        from veritune.pipeline.compare_runs import compare_runs
+
+        result = compare_runs(first, second)
+        _print(result, as_json, lambda: show.conclusion(result))
+
+
 @app.command("sandbox-check", epilog="Example: veritune sandbox-check --json")
 def sandbox_check(as_json: Json = False) -> None:
     """Attack the sandbox that runs generated code, and say whether it holds."""
@@ -206,6 +278,29 @@ def _context(target: Path, overrides: list[str] | None) -> Any:
 
     reporter: Reporter = TerminalReporter()
     return open_context(_recipe(target, overrides), reporter)
+
+
+def _broken(allow: bool) -> list[str]:
+    return ["evaluate.allow_broken_references=true"] if allow else []
+
+
+def _with_curve(overrides: list[str] | None, curve: str | None) -> list[str]:
+    return [*(overrides or []), *([] if curve is None else [f"evaluate.curve=[{curve}]"])]
+
+
+@contextlib.contextmanager
+def _gate(require: Requirement | None, result: dict[str, Any], recipe: Recipe) -> Iterator[None]:
+    """Judge a result, let it be printed with the judgement in it, then fail if it failed."""
+    if require is None:
+        yield
+        return
+    from veritune.compare.gate import headline_of, judge
+
+    gate = judge(require, headline_of(result), margin=recipe.evaluate.margin)
+    result["gate"] = gate.to_json()
+    yield
+    if not gate.passed:
+        raise GateFailed(f"the gate --require {require} failed: {gate.reason}")
 
 
 def _print(result: dict[str, Any], as_json: bool, in_words: Callable[[], None]) -> None:
@@ -245,7 +340,8 @@ def _faults(as_json: bool) -> Iterator[None]:
 
 
 def _exit(error: VerituneError, as_json: bool) -> None:
-    if as_json:
+    # A failed gate has printed the result itself, with the reason in it.
+    if as_json and not isinstance(error, GateFailed):
         sys.stdout.write(json.dumps(error.to_json(), indent=2) + "\n")
     Console(stderr=True).print(
         f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from veritune.errors import RecipeError
 
 BUNDLED_MODEL = "bundled:smollm2-135m"
 
@@ -68,10 +70,10 @@ class PromptSection(Section):
 class ModelSection(Section):
     """The base model."""
 
-    name_or_path: str = Field(
+    name_or_path: str | list[str] = Field(
         BUNDLED_MODEL,
-        min_length=1,
-        description="hub id, folder, .gguf file, or bundled:smollm2-135m",
+        description="hub id, folder, .gguf file, or bundled:smollm2-135m; of a list, `run`"
+        " chooses the base whose adapter is best on validation",
     )
     revision: str | None = Field(
         None, description="hub revision, best a commit hash; ignored with a notice for local paths"
@@ -87,6 +89,38 @@ class ModelSection(Section):
         False, description="run Python code that comes with the model; leave it off"
     )
     prompt: PromptSection = PromptSection()
+
+    @property
+    def name(self) -> str:
+        """The one base model.
+
+        Raises:
+            RecipeError: there are several and none is chosen yet.
+        """
+        if isinstance(self.name_or_path, str):
+            return self.name_or_path
+        raise RecipeError(
+            "this needs one base model, and the recipe names several to choose from",
+            received=f"model.name_or_path: {self.name_or_path}",
+            accepted="one name, or a run directory in which `veritune run` has chosen one",
+            next_step="veritune run RECIPE, or --set model.name_or_path=NAME",
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every base model named."""
+        names = self.name_or_path
+        return (names,) if isinstance(names, str) else tuple(names)
+
+    @model_validator(mode="after")
+    def _names_are_names(self) -> ModelSection:
+        if not self.names or not all(self.names):
+            raise ValueError("name_or_path must not be empty")
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("name_or_path names a base model twice")
+        if self.revision is not None and len(self.names) > 1:
+            raise ValueError("revision belongs to one base model; several are named")
+        return self
 
 
 class ColumnsSection(Section):
@@ -212,6 +246,9 @@ class DataSection(Section):
         "join", description="whether the input column becomes part of the question"
     )
     max_rows: int | None = Field(None, ge=1, description="read only this many rows")
+    max_row_characters: int | None = Field(
+        200_000, ge=1, description="leave out rows whose texts together are longer"
+    )
     max_source_tokens: int | None = Field(None, ge=1, description="drop longer prompts")
     max_target_tokens: int | None = Field(None, ge=1, description="drop longer answers")
     max_pair_tokens: int | None = Field(
@@ -283,6 +320,16 @@ class FewShotSection(Section):
     )
 
 
+class ForgettingSection(Section):
+    """Text away from the training data, on which base and adapted model are compared."""
+
+    texts: list[str] | None = Field(
+        None, description="your own text files; null: prose and code that come with Python"
+    )
+    n_chunks: int = Field(32, ge=0, description="chunks of each kind, one a document; 0: off")
+    chunk_tokens: int = Field(128, ge=8, le=4096)
+
+
 class SamplesSection(Section):
     """Several sampled answers a question, for pass@k."""
 
@@ -331,9 +378,24 @@ class EvaluateSection(Section):
         None, ge=1, description="a seeded sample of each benchmark's tasks"
     )
     samples: SamplesSection = SamplesSection()
+    forgetting: ForgettingSection = ForgettingSection()
     latency_rounds: int = Field(
         5, ge=0, description="timed rounds of base, adapted and merged; 0: latency not measured"
     )
+    margin: float = Field(
+        2.0, ge=0, description="points that count as no loss for --require not-worse"
+    )
+    curve: list[Annotated[int, Field(ge=1)]] = Field(
+        default_factory=list,
+        description="numbers of training rows for a learning curve, such as [64, 256]",
+    )
+
+    @field_validator("curve")
+    @classmethod
+    def _sizes_differ(cls, sizes: list[int]) -> list[int]:
+        if len(set(sizes)) != len(sizes):
+            raise ValueError("a size is named twice")
+        return sizes
 
     @model_validator(mode="after")
     def _has_two_systems(self) -> EvaluateSection:
@@ -349,6 +411,11 @@ class Recipe(Section):
 
     output_dir: str = Field("runs/default", min_length=1, description="is the run directory")
     seed: int = Field(0, ge=0)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        default_factory=list,
+        description="training seeds, the first for the main adapter; empty: only seed."
+        " The split of the data always uses seed",
+    )
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     lora: LoraSection = LoraSection()
@@ -358,3 +425,15 @@ class Recipe(Section):
         default_factory=list,
         description="accelerate trackers: tensorboard, wandb, mlflow, trackio, …",
     )
+
+    @property
+    def training_seed(self) -> int:
+        """The seed that trains the main adapter."""
+        return self.seeds[0] if self.seeds else self.seed
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("a seed is named twice, but the same training twice is no evidence")
+        return seeds

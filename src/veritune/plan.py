@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from veritune.config import Recipe, TrainSection
+from veritune.data.prepare import Prepared
 from veritune.model.hardware import Placement, available_bytes, choose_placement
 from veritune.model.load import empty_model, located
 from veritune.model.lora import Coverage, attach_lora, coverage
+from veritune.pipeline.chosen_base import with_base, with_chosen
 from veritune.pipeline.encode import Encoder, make_encoder
 from veritune.pipeline.full_finetune import STAGE, full_learning_rate
 from veritune.pipeline.prepare import counts, prepare_rows
 from veritune.pipeline.train import layout_for
 from veritune.progress import Reporter
 from veritune.rows import Example
+from veritune.run_dir import RunDirectory
 from veritune.train.batches import EncodedPair, Layout, audit_supervision, epoch_batches
 from veritune.train.flops import WeightCounts, count_weights
 from veritune.train.schedule import step_count
@@ -26,10 +30,29 @@ def make_plan(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
     """Resolve a recipe and say what it would do; writes nothing.
 
     Returns:
-        Counts and estimates as ``plan --json`` prints them; see docs/concepts.md.
+        Counts and estimates as ``plan --json`` prints them; see docs/concepts.md.  Of several
+        base models, those of the first, and ``bases`` with the main numbers of each.
     """
+    recipe = with_chosen(RunDirectory(Path(recipe.output_dir)), recipe)
+    prepared = prepare_rows(recipe, reporter)
+    plans = [_plan(with_base(recipe, name), prepared) for name in recipe.model.names]
+    bases = [{name: plan[name] for name in _OF_EACH_BASE} for plan in plans]
+    return {**plans[0], **({"bases": bases} if len(bases) > 1 else {})}
+
+
+_OF_EACH_BASE = (
+    "model",
+    "kind",
+    "trainable_parameters",
+    "total_parameters",
+    "n_steps",
+    "total_flos",
+    "memory_estimate_bytes",
+)
+
+
+def _plan(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     encoder = make_encoder(recipe)
-    prepared = prepare_rows(recipe, encoder, reporter)
     train = [row for row in prepared.examples if row.split == "train"]
     validation = [row for row in prepared.examples if row.split == "validation"]
     pairs = encoder.pairs(train)
@@ -77,7 +100,7 @@ def _work(
 ) -> dict[str, Any]:
     n_steps, per_epoch = step_count(recipe.train, len(pairs))
     source = target = real_source = real_target = supervised = 0
-    for batch in planned_batches(recipe.train, pairs, n_steps, per_epoch, recipe.seed):
+    for batch in planned_batches(recipe.train, pairs, n_steps, per_epoch, recipe.training_seed):
         padded = layout.row_tokens(batch)
         source += padded[0]
         target += padded[1]

@@ -194,10 +194,8 @@ def _apply_override(content: dict[str, Any], override: str) -> str | None:
         value = text
     if isinstance(value, dict) and not text.lstrip().startswith("{"):
         value = text
-    if isinstance(value, str) and name in _PATH_FIELDS:
-        value = _resolve_path(value, Path.cwd())
-    if name in _PATH_OR_NAME_LISTS:
-        value = _resolve_existing(value, Path.cwd())
+    if name in (*_PATH_FIELDS, *_PATH_OR_NAME_LISTS):
+        value = _resolve_each(value, Path.cwd())
     if name in _PATH_LISTS:
         value = _resolve_all(value, Path.cwd())
     target = content
@@ -281,8 +279,8 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     for field in _PATH_FIELDS:
         section, _, key = field.partition(".")
         inner: Any = content.get(section)
-        if isinstance(inner, dict) and isinstance(inner.get(key), str):
-            inner[key] = _resolve_path(inner[key], folder)
+        if isinstance(inner, dict) and key in inner:
+            inner[key] = _resolve_each(inner[key], folder)
     for field in _PATH_LISTS:
         section, _, key = field.partition(".")
         inner = content.get(section)
@@ -294,15 +292,14 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
         for section in sections:
             inner = inner.get(section) if isinstance(inner, dict) else None
         if isinstance(inner, dict) and key in inner:
-            inner[key] = _resolve_existing(inner[key], folder)
+            inner[key] = _resolve_each(inner[key], folder)
     return content
 
 
-def _resolve_existing(value: Any, folder: Path) -> Any:
-    """A list of names and paths, of which the paths are made absolute."""
-    if not isinstance(value, list):
-        return value
-    return [_resolve_path(item, folder) if isinstance(item, str) else item for item in value]
+def _resolve_each(value: Any, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_resolve_each(item, folder) for item in value]
+    return _resolve_path(value, folder) if isinstance(value, str) else value
 
 
 def _resolve_all(value: Any, folder: Path) -> Any:

@@ -20,6 +20,8 @@ from veritune.atomic import atomic_write, write_text
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Verdict = Literal["better", "worse", "no difference detected", "not measured"]
+Requirement = Literal["better", "not-worse"]
+"""A gate that a script may ask for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,39 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Loss:
+    """How surprised a model is by one example's reference.
+
+    Attributes:
+        loss: mean cross-entropy a completion token, in nats.
+        n_tokens: completion tokens, the end token included.
+    """
+
+    example_id: str
+    system: str
+    loss: float
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class AwayLoss:
+    """One chunk of text away from the training data, under base and adapted model.
+
+    Attributes:
+        kind: ``prose``, ``code`` or ``text`` (the user's own files).
+        baseline, adapted: cross-entropy summed over the chunk's tokens, in nats.
+        n_bytes: of the chunk's UTF-8 text.
+    """
+
+    kind: str
+    document: str
+    baseline: float
+    adapted: float
+    n_tokens: int
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """One metric of two systems on the same examples.
 
@@ -107,6 +142,7 @@ class Comparison:
         p_value: two-sided, from cluster sign-flips; None where not measured.
         mde: minimum detectable effect at 80 % power, in the metric's unit; None likewise.
         signature: library, version and settings of the metric and of the statistics.
+        n_seeds: trainings that ``value`` is the mean of, and whose spread the interval counts.
     """
 
     metric: str
@@ -123,6 +159,7 @@ class Comparison:
     mde: float | None
     signature: str
     verdict: Verdict
+    n_seeds: int = 1
 
 
 @dataclass(frozen=True, slots=True)

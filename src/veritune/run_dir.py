@@ -23,7 +23,14 @@ from veritune.recipe_file import differences, dump_recipe, load_recipe
 from veritune.rows import SPLITS
 
 # Settings that may change in a finished run: the stages they feed are simply done again.
-_FREE_SECTIONS = ("evaluate.", "report_to", "output_dir", "train.full_learning_rate")
+# Of `seeds` only the first counts, which trained the main adapter.
+_FREE_SECTIONS = (
+    "evaluate.",
+    "report_to",
+    "output_dir",
+    "train.full_learning_rate",
+    "seeds",
+)
 _OURS = frozenset(
     {
         "recipe.yaml",
@@ -37,11 +44,15 @@ _OURS = frozenset(
         "scores.parquet",
         "comparison.json",
         "executions.jsonl",
+        "losses.json",
         "samples",
         "benchmarks",
         "report.html",
         "report.md",
         "trackers",
+        "seeds",
+        "curve",
+        "bases",
         ".lock",
     }
 )
@@ -102,6 +113,11 @@ class RunDirectory:
     def executions(self) -> Path:
         """What happened to every answer that was run."""
         return self.path / "executions.jsonl"
+
+    @property
+    def losses(self) -> Path:
+        """Losses of base and adapted model, on questions and on other text."""
+        return self.path / "losses.json"
 
     @property
     def samples(self) -> Path:
@@ -218,12 +234,20 @@ class RunDirectory:
         """Whether there is trained work to lose; before that a recipe may still be corrected."""
         return self.adapter.exists() or any(self.checkpoints.glob("step-*"))
 
-    def _refuse_another_run(self, recipe: Recipe) -> None:
+    def changes(self, recipe: Recipe) -> list[tuple[str, Any, Any]]:
+        """Where a recipe would train another adapter than this run's own recipe."""
+        before = self.recipe()
         changed = [
             (key, old, new)
-            for key, old, new in differences(self.recipe(), recipe)
+            for key, old, new in differences(before, recipe)
             if not key.startswith(_FREE_SECTIONS)
         ]
+        if before.training_seed != recipe.training_seed and before.seed == recipe.seed:
+            changed.append(("the training seed", before.training_seed, recipe.training_seed))
+        return changed
+
+    def _refuse_another_run(self, recipe: Recipe) -> None:
+        changed = self.changes(recipe)
         if changed:
             shown = "; ".join(
                 f"{key}: {old!r} there, {new!r} here" for key, old, new in changed[:5]
@@ -231,7 +255,7 @@ class RunDirectory:
             raise RunDirectoryError(
                 "output_dir holds another run; resuming it with another recipe is refused",
                 received=f"{self.path} ({shown}{'; …' if len(changed) > 4 else ''})",
-                accepted="the recipe it was made with (only evaluate.* may change)",
+                accepted="the recipe it was made with (evaluate.* and further seeds may change)",
                 next_step="name another output_dir, or undo the difference",
             )
 

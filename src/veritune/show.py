@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def verdict(result: dict[str, Any], seconds: float) -> None:
             border_style=style,
         )
     )
+    _further(console, result)
     console.print(f"report   {escape(result['report_html'])}", highlight=False, soft_wrap=True)
     console.print(f"run      {escape(result['output_dir'])}", highlight=False, soft_wrap=True)
     console.print(f"time     {seconds // 60:.0f} min {seconds % 60:02.0f} s", highlight=False)
@@ -64,8 +66,10 @@ def plan(result: dict[str, Any]) -> None:
             f"{row['parameters']:,}" if row["parameters"] else "–",
         )
     console.print(table)
-    hidden = {"coverage", "example", "dropped"}
+    hidden = {"coverage", "example", "dropped", "bases"}
     facts("plan", {name: value for name, value in result.items() if name not in hidden})
+    for base in result.get("bases", []):
+        facts("one of several bases", base)
     for name, count in result["dropped"].items():
         console.print(f"  dropped by {escape(name)}: {count:,}", highlight=False)
     example = result["example"]
@@ -97,7 +101,9 @@ def conclusion(result: dict[str, Any]) -> None:
     """The verdict and a line per comparison on the primary metric."""
     console = Console()
     console.print(f"[bold]{escape(result['verdict'])}[/]: {escape(result['sentence'])}")
-    table = Table(title=f"{escape(result['primary_metric'])}: adapted against the others")
+    _further(console, result)
+    against = "" if "n_common" in result else ": adapted against the others"
+    table = Table(title=f"{escape(str(result['primary_metric']))}{against}")
     for name in ("against", "adapted", "other", "difference", "95 % interval", "verdict"):
         table.add_column(name, justify="right")
     for row in result["comparisons"]:
@@ -119,6 +125,12 @@ def conclusion(result: dict[str, Any]) -> None:
     console.print(table)
 
 
+def _further(console: Console, result: dict[str, Any]) -> None:
+    for name in ("seeds", "learning_curve"):
+        if sentence := result.get(name, {}).get("sentence"):
+            console.print(escape(sentence), highlight=False)
+
+
 def doctor(result: dict[str, Any]) -> None:
     """One line per finding, with what is missing and the fix."""
     console = Console()
@@ -137,6 +149,22 @@ def doctor(result: dict[str, Any]) -> None:
             )
     shown = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     console.print(f"[dim]{escape(shown)}[/]", highlight=False, soft_wrap=True)
+
+
+def scores(result: dict[str, Any]) -> None:
+    """One line per metric, then the outcomes and what was not measured."""
+    console = Console()
+    table = Table(title="scores")
+    for name in ("metric", "value", "rows"):
+        table.add_column(name, justify="left" if name == "metric" else "right")
+    for name, row in result["metrics"].items():
+        table.add_row(escape(name), f"{row['value']:.1f}", f"{row['n_examples']:,}")
+    console.print(table)
+    counts = Counter(row["outcome"] for row in result["examples"])
+    shown = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
+    console.print(f"outcomes: {escape(shown)}", highlight=False)
+    for row in result["not_measured"]:
+        console.print(f"not measured: {escape(row['what'])} ({escape(row['why'])})")
 
 
 def sandbox(result: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from veritune.compare import compare_systems, conclude
 from veritune.compare.sentence import signed, verdict_sentence
+from veritune.compare.trainings import MainTraining
 from veritune.errors import DataError
 from veritune.rows import Comparison, Conclusion, Example, Prediction, Score
 from veritune.score import METRICS, TEXT_METRICS, corpus_value, score_predictions
@@ -344,3 +345,42 @@ def test_a_secondary_verdict_needs_to_survive_holm() -> None:
                 assert row.verdict == "no difference detected"
                 seen.add(row.ci_low is not None and (row.ci_low > 0 or row.ci_high < 0))
     assert seen == {True, False}, "some interval without zero must have been taken back"
+
+
+def further(name: str, share: float) -> list[Prediction]:
+    """Answers of one more training to the test questions."""
+    rows = predict(f"another {name}", share, ("test",))
+    return [replace(row, system=name) for row in rows]
+
+
+def test_further_trainings_are_no_systems_but_widen_the_headline() -> None:
+    shares = {"baseline": 0.1, "retrieval": 0.2, "adapted": 0.8}
+    rows = [row for name, share in shares.items() for row in predict(name, share, tuple(SPLITS))]
+    alone = conclude_on(rows)
+    seeds = [*further("adapted:seed=7", 0.5), *further("adapted:seed=8", 0.95)]
+    sizes = [*further("adapted:rows=16", 0.3), *further("retrieval:rows=16", 0.1)]
+    both = conclude_on(rows + seeds + sizes, training=MainTraining(seed=5, n_rows=40))
+    assert {row.against for row in both.comparisons} == {"baseline", "retrieval"}
+    assert {row["system"] for row in both.details["generation"]} == set(shares)
+
+    table = both.details["seeds"]
+    assert table["seeds"] == [5, 7, 8]
+    chrf = next(row for row in table["metrics"] if row["metric"] == "chrf")
+    for one, other in zip(alone.comparisons, both.comparisons, strict=True):
+        assert (one.metric, one.against, other.n_seeds) == (other.metric, other.against, 3)
+        if one.metric == "chrf":
+            assert other.value == pytest.approx(np.mean(chrf["values"]))
+            assert other.ci_high - other.ci_low > one.ci_high - one.ci_low  # type: ignore[operator]
+    value = next(
+        row
+        for row in both.details["metrics"]
+        if (row["system"], row["split"], row["metric"]) == ("adapted", "test", "chrf")
+    )
+    assert (value["value"], value["n_seeds"]) == (pytest.approx(chrf["mean"]), 3)
+    assert "3 training seeds" in both.sentence
+
+    curve = both.details["learning_curve"]
+    assert [row["n_rows"] for row in curve["rows"]] == [16, 40]
+    assert curve["rows"][1]["value"] == pytest.approx(chrf["values"][0])
+    assert "seeds" not in alone.details and "learning_curve" not in alone.details
+    json.dumps(both.to_json(), allow_nan=False)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from veritune.data.canonical import canonical_answer, canonical_question
 from veritune.data.dedupe import find_clusters
+from veritune.data.mbpp import with_asserts
 from veritune.data.near_duplicates import Shingles
 from veritune.data.raw_rows import RawRow
 
@@ -191,3 +192,14 @@ def test_real_prompts_do_not_chain_into_one_cluster():
     clusters = find_clusters([RawRow(task["text"], "", task["code"]) for task in tasks])
     assert max(clusters.sizes.values()) <= 10
     assert len(clusters.sizes) > 350
+
+
+def test_the_asserts_that_mbpp_shows_do_not_part_equal_questions():
+    asserts = [f"assert find_{word}([{word!r}]) == {word!r}" for word in ("one", "two", "six")]
+    rows = [
+        RawRow(with_asserts("Write a function to find the largest element.", [test]), "", code)
+        for test, code in zip(
+            asserts, ["def find_one(x): return max(x)", "a = 1", "b"], strict=True
+        )
+    ]
+    assert len(set(find_clusters(rows).ids)) == 1

@@ -129,9 +129,9 @@ def test_planted_tasks_are_found_and_nothing_else(tmp_path, how):
         rows[place] = {"instruction": instruction, "output": output}
     found = matches_of(rows, against=[benchmark_file(tmp_path)])
     assert [(match.row, match.task.example_id) for match in found] == [
-        (17, "tasks/0"),
-        (123, "tasks/3"),
-        (299, "tasks/4"),
+        (17, "mbpp/0"),
+        (123, "mbpp/3"),
+        (299, "mbpp/4"),
     ]
     assert all(match.overlap for match in found)
 
@@ -226,10 +226,10 @@ def test_contaminated_rows_leave_and_are_listed(tmp_path):
     assert (step["enabled"], step["dropped"], step["rows_after"]) == (True, 1, 59)
     assert output.strip() not in {row.reference for row in prepared.examples}
     (match,) = prepared.card["contamination"]["matches"]
-    assert (match["source"], match["task"], match["dropped"]) == ("row 6", "tasks/0", True)
+    assert (match["source"], match["task"], match["dropped"]) == ("row 6", "mbpp/0", True)
     assert prepared.card["contamination"]["n_rows"] == 1
     page = render_card(prepared.card)
-    assert "tasks/0" in page and match["overlap"] in page
+    assert "mbpp/0" in page and match["overlap"] in page
     write_prepared(prepared, tmp_path / "out")
 
     kept = ContaminationSection(against=against, drop=False)

@@ -275,15 +275,47 @@ def test_other_tests_are_refused(tmp_path, value):
     assert "row 1, column 'tests'" in fault_of(path).fault
 
 
+MBPP_TASK = {
+    "text": "Write a function to add.",
+    "code": "def add(a, b):\r\n    return a + b",
+    "task_id": 511,
+    "test_setup_code": "import math",
+    "test_list": ["assert add(1, 2) == 3", "assert add(0, 0) == 0"],
+    "challenge_test_list": [],
+}
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl.gz", ".parquet"])
+def test_mbpp_is_recognised_where_the_usual_columns_are_absent(tmp_path, suffix):
+    found = read_rows(section(write(tmp_path, f"mbpp{suffix}", encoded([MBPP_TASK], suffix))))
+    (row,) = found.rows
+    assert row.instruction == (
+        "Write a function to add.\nYour code should pass these tests:\n"
+        "assert add(1, 2) == 3\nassert add(0, 0) == 0"
+    )
+    assert row.output == MBPP_TASK["code"]
+    assert row.tests == tuple(MBPP_TASK["test_list"]) and row.test_setup == "import math"
+    assert "MBPP" in found.origin["notices"][0] and "text, code" in found.origin["notices"][0]
+
+
+def test_the_sanitized_edition_of_mbpp_brings_its_imports(tmp_path):
+    task = {"prompt": "Pi.", "code": "x", "test_imports": ["import math"], "test_list": ["assert"]}
+    for suffix in (".jsonl", ".parquet"):
+        path = write(tmp_path, f"mbpp{suffix}", encoded([task], suffix))
+        (row,) = read_rows(section(path)).rows
+        assert row.instruction.startswith("Pi.\n") and row.test_setup.startswith("import math")
+
+
+def test_mbpp_is_not_guessed_where_the_usual_columns_are_there(tmp_path):
+    row = {**MBPP_TASK, "instruction": "a", "output": "b"}
+    found = read_rows(section(write(tmp_path, "a.jsonl", json.dumps(row))))
+    assert found.rows[0].output == "b" and found.origin["notices"] == []
+    half = {**MBPP_TASK, "instruction": "a"}
+    assert "'output'" in fault_of(write(tmp_path, "b.jsonl", json.dumps(half))).fault
+
+
 def test_mbpp_is_read_through_column_names(tmp_path):
-    task = {
-        "text": "Write a function to add.",
-        "code": "def add(a, b):\r\n    return a + b",
-        "task_id": 511,
-        "test_setup_code": "import math",
-        "test_list": ["assert add(1, 2) == 3"],
-        "challenge_test_list": [],
-    }
+    task = MBPP_TASK
     columns = ColumnsSection(
         instruction="text",
         input=None,
@@ -295,7 +327,7 @@ def test_mbpp_is_read_through_column_names(tmp_path):
         path = write(tmp_path, f"mbpp{suffix}", encoded([task], suffix))
         row = read_rows(section(path, columns=columns)).rows[0]
         assert row.instruction == task["text"] and row.output == task["code"]
-        assert row.tests == ("assert add(1, 2) == 3",) and row.test_setup == "import math"
+        assert row.tests == tuple(task["test_list"]) and row.test_setup == "import math"
 
 
 @pytest.mark.parametrize(
@@ -312,7 +344,7 @@ def test_malformed_csv_is_named_by_line(tmp_path, content, said):
 
 
 def test_csv_cells_may_be_larger_than_the_readers_usual_limit(tmp_path):
-    big = "x" * 200_000
+    big = "x" * 190_000
     limit = csv.field_size_limit()
     path = write(tmp_path, "a.csv", as_csv([{"instruction": "a", "output": big}]))
     assert read_rows(section(path)).rows[0].output == big

@@ -15,16 +15,22 @@ import yaml
 
 from veritune.atomic import write_json, write_text
 from veritune.compare import conclude
+from veritune.compare.copying import copying
+from veritune.compare.forgetting import forgetting_table
 from veritune.config import Recipe
 from veritune.rows import (
+    AwayLoss,
     Example,
+    Loss,
     Prediction,
+    Score,
     Split,
     write_examples,
     write_predictions,
     write_scores,
 )
 from veritune.score import extract_code, score_predictions
+from veritune.score.functional import Ran, functional_score, outcome_table
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 NOUNS = ("orders", "invoices", "readings", "words", "edges", "prices", "scores", "files", "users")
@@ -94,6 +100,8 @@ def build_run(
         answers = [row for row in predictions if row.system == system]
         write_predictions(path / "predictions" / f"{system}.jsonl", answers)
     scores = score_predictions(examples, predictions)
+    ran, functional = _executions(examples, predictions, seed)
+    scores += ran
     write_scores(path / "scores.parquet", scores)
     conclusion = conclude(
         examples,
@@ -103,14 +111,103 @@ def build_run(
         seed=seed,
         resamples=resamples,
         measured=measured,
+        functional=functional,
+        losses=_losses(examples, seed),
     )
-    write_json(path / "comparison.json", conclusion.to_json())
+    content = conclusion.to_json()
+    train = [row for row in examples if row.split == "train"]
+    content["memorisation"] |= copying(
+        train, examples, predictions, systems=("adapted", "baseline"), seed=seed
+    )
+    content["forgetting"] = {
+        "texts": forgetting_table(_away(seed), resamples=resamples, seed=seed),
+        "note": "prose and code that come with Python",
+    }
+    write_json(path / "comparison.json", {**content, **_OTHER_TASKS})
     recipe = Recipe(output_dir=str(path), seed=seed)
     write_text(path / "recipe.yaml", yaml.safe_dump(recipe.model_dump(), sort_keys=False))
     write_json(path / "manifest.json", manifest())
     write_json(path / "data" / "card.json", card(examples))
     write_text(path / "train_log.jsonl", train_log())
     return path
+
+
+_OTHER_TASKS: dict[str, Any] = {
+    "benchmarks": [
+        {
+            "name": "humaneval",
+            "n_tasks": 164,
+            "adapted": 9.8,
+            "baseline": 11.6,
+            "delta": -1.8,
+            "ci_low": -5.5,
+            "ci_high": 1.8,
+            "verdict": "no difference detected",
+        }
+    ],
+    "pass_at_k": {
+        "rows": [
+            {
+                "k": k,
+                "n_samples": 10,
+                "n_examples": 60,
+                "value": 20.0 + k,
+                "against_value": 10.0 + k,
+                "delta": 10.0,
+                "ci_low": 2.5,
+                "ci_high": 17.0,
+            }
+            for k in (1, 5, 10)
+        ],
+        "temperature": 0.8,
+        "top_p": 0.95,
+    },
+}
+
+
+def _executions(
+    examples: list[Example], predictions: list[Prediction], seed: int
+) -> tuple[list[Score], dict[str, Any]]:
+    """Outcomes as the sandbox would give them, drawn by lot."""
+    draw = random.Random(seed + 7)
+    words = ("pass", "pass", "fail", "needs_input", "missing_module", "timeout", "flaky")
+    ran = [
+        Ran(row.example_id, row.system, metric, draw.choice(words), "NameError: x", 0.02)
+        for row in predictions
+        for metric in ("pass_at_1", "runs_clean")
+    ]
+    splits = {row.example_id: str(row.split) for row in examples}
+    scores = [functional_score(r.example_id, r.system, r.metric, r.outcome) for r in ran]
+    return scores, {
+        "available": True,
+        "why": "",
+        "outcomes": outcome_table(ran, splits),
+        "broken_references": [
+            {"example_id": "x", "source": f"row 3 {HOSTILE}", "outcome": "fail", "detail": "no"}
+        ],
+        "flaky": [{"metric": "runs_clean"}],
+        "n_infra": 0,
+    }
+
+
+def _losses(examples: list[Example], seed: int) -> list[Loss]:
+    draw = random.Random(seed + 8)
+    rows = []
+    for row in examples:
+        base = draw.uniform(1.5, 2.5)
+        fall = draw.gauss(0.8 if row.split == "train" else 0.4, 0.3)
+        rows.append(Loss(row.example_id, "baseline", base, 40))
+        rows.append(Loss(row.example_id, "adapted", base - fall, 40))
+    return rows
+
+
+def _away(seed: int) -> list[AwayLoss]:
+    draw = random.Random(seed + 9)
+    return [
+        AwayLoss(kind, f"{kind}-{i}", 300.0, 300 + 100 * draw.gauss(rise, 0.05), 100, 420)
+        for kind, rise in (("prose", 0.1), ("code", 0.0))
+        for i in range(32)
+    ]
 
 
 def _examples(sizes: dict[Split, int], seed: int) -> list[Example]:

@@ -95,7 +95,10 @@ def test_the_verdict_its_numbers_and_the_model_are_in_both(
         comparison["sentence"],
         "SmolLM2-135M-Instruct, 4-bit (Q4_1) and dequantised",
         comparison["memorisation"]["sentence"],
-        "no test row carries tests",
+        "nearly a training answer",
+        "has become worse at English prose",
+        "missing module",
+        "humaneval",
         "14 March 2026",
     ):
         assert words(text) in words(page.everything)
@@ -210,7 +213,7 @@ def test_headings_rise_by_one_and_tables_have_headers(page: Page) -> None:
 
 def test_the_markdown_is_short_and_its_tables_are_whole(markdown: str) -> None:
     lines = markdown.splitlines()
-    assert len(lines) < 180
+    assert len(lines) < 250
     for before, line in pairwise(lines):
         if before.startswith("|") and line.startswith("|"):
             assert len(re.findall(r"(?<!\\)\|", line)) == len(re.findall(r"(?<!\\)\|", before))

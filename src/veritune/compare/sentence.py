@@ -51,6 +51,8 @@ def zero_shot_sentence(row: Comparison) -> str:
 
 def _basis(row: Comparison) -> str:
     clusters = f"{row.n_clusters} cluster{'s' if row.n_clusters != 1 else ''}"
+    if row.n_seeds > 1:
+        clusters = f"{row.n_seeds} training seeds, {clusters}"
     if row.ci_low is None:
         return f"{clusters}; an interval needs at least {MIN_CLUSTERS}"
     if row.mde is None:

@@ -82,16 +82,23 @@ def compare_pairs(
         ci_high=high,
         p_value=p_value,
         mde=result.mde,
-        signature="|".join(
-            (
-                metric_named(metric).signature(),
-                f"{INTERVAL_SIGNATURE}, 95 %",
-                TEST_SIGNATURE,
-                f"resamples:{resamples}",
-                f"seed:{seed}",
-            )
-        ),
+        signature=signature_of(metric, resamples=resamples, seed=seed),
         verdict=verdict_of(low, high),
+    )
+
+
+def signature_of(
+    metric: str, *, resamples: int, seed: int, interval: str = "", test: str = ""
+) -> str:
+    """The metric's signature and that of its statistics; what is added to them, if anything."""
+    return "|".join(
+        (
+            metric_named(metric).signature(),
+            f"{INTERVAL_SIGNATURE}{interval}, 95 %",
+            f"{TEST_SIGNATURE}{test}",
+            f"resamples:{resamples}",
+            f"seed:{seed}",
+        )
     )
 
 

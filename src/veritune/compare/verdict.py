@@ -11,14 +11,17 @@ from typing import Any
 
 from veritune.compare.claims import FULL_FINETUNE, claims_table
 from veritune.compare.gap import memorisation_gap, reproduction
+from veritune.compare.loss_gap import loss_gap
 from veritune.compare.pairs import pair
+from veritune.compare.seeds import compare_over_seeds
 from veritune.compare.sentence import verdict_sentence, zero_shot_sentence
 from veritune.compare.significance import holm, mcnemar_p_value
 from veritune.compare.statistics import MIN_CLUSTERS
-from veritune.compare.systems import compare_pairs
 from veritune.compare.tables import ScoreTable, generation_table, metric_table, reference_table
+from veritune.compare.trainings import MainTraining, Trainings, averaged
+from veritune.compare.variants import is_variant, without_variants
 from veritune.errors import DataError
-from veritune.rows import Comparison, Conclusion, Example, Prediction, Score
+from veritune.rows import Comparison, Conclusion, Example, Loss, Prediction, Score
 from veritune.score import METRICS, corpus_value
 
 ADAPTED, BASELINE = "adapted", "baseline"
@@ -39,6 +42,8 @@ def conclude(
     resamples: int,
     measured: Mapping[str, Any] | None = None,
     functional: Mapping[str, Any] | None = None,
+    training: MainTraining | None = None,
+    losses: Sequence[Loss] = (),
 ) -> Conclusion:
     """Compare ``adapted`` with every other system on test and say what it comes to.
 
@@ -46,7 +51,7 @@ def conclude(
 
     Args:
         examples: of all splits.
-        scores: of all systems and splits.
+        scores: of all systems and splits; further trainings are told by ``variants``.
         predictions: that were scored.
         primary_metric: the metric of the verdict, fixed before training.
         seed: any whole number from 0.
@@ -54,6 +59,8 @@ def conclude(
         measured: costs and latencies for the table of claims; None leaves the table out.
         functional: whether answers were run, and if not why (``available``, ``why``), with
             tables for the report.
+        losses: of base and adapted model on the references of train and test questions.
+        training: what made ``adapted``; needed where there are further trainings.
 
     Raises:
         DataError: scores of adapted or of every baseline are missing, belong to no example,
@@ -61,6 +68,9 @@ def conclude(
     """
     splits = {row.example_id: row.split for row in examples}
     clusters = {row.example_id: row.cluster_id for row in examples}
+    further_scores = [row for row in scores if is_variant(row.system)]
+    trainings = Trainings(training or MainTraining(seed, len(examples)), further_scores)
+    scores, predictions = without_variants(scores), without_variants(predictions)
     table = _by_split_system_metric(scores, splits)
     metrics = [name for name in METRICS if ("test", ADAPTED, name) in table]
     others = sorted({s for split, s, _ in table if split == "test"} - {ADAPTED, REFERENCE})
@@ -77,8 +87,9 @@ def conclude(
         for metric in metrics:
             sides = (table["test", ADAPTED, metric], table.get(("test", other, metric), ()))
             pairs = pair(metric, *sides, clusters)
+            seeds = trainings.pairs(metric, pairs, sides[1], clusters)
             comparisons.append(
-                compare_pairs(metric, ADAPTED, other, pairs, resamples=resamples, seed=seed)
+                compare_over_seeds(metric, ADAPTED, other, seeds, resamples=resamples, seed=seed)
             )
             if METRICS[metric].binary:
                 exact.append(
@@ -97,9 +108,12 @@ def conclude(
         sentence += f" {zero_shot_sentence(primary[BASELINE])}"
     gap = _gap(table, metrics, clusters, resamples, seed)
     corrected = _holm(row for row in comparisons if row is not primary[best])
+    further = trainings.details(
+        table, primary_metric, clusters=clusters, resamples=resamples, seed=seed
+    )
     details = {
         "best_baseline_choice": chosen,
-        "metrics": metric_table(table),
+        "metrics": averaged(metric_table(table), further.get("seeds")),
         "holm": corrected,
         "mcnemar": exact,
         "generation": generation_table(
@@ -107,9 +121,11 @@ def conclude(
         ),
         "gap": gap,
         "memorisation": reproduction(*(_of_adapted(table, split) for split in ("train", "test"))),
+        "loss_gap": loss_gap(losses, splits, clusters, seed=seed),
         "references": reference_table(examples),
         "not_measured": _not_measured(metrics, primary[best], gap, functional),
         "functional": dict(functional or {}),
+        **further,
     }
     comparisons = list(_after_correction(comparisons, corrected))
     if measured is not None:

@@ -8,13 +8,16 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from veritune.data.mbpp import without_asserts
 from veritune.data.syntax import parse
 
 # Scripts written without spaces: every character is a word.
 _UNSPACED = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+")
+# A string that its line does not close ends with the line: else each quote would be tried anew.
 _LEXEME = re.compile(
-    r"(?P<string>(?i:[rbuft]{0,2})(?:'''.*?'''|\"\"\".*?\"\"\"|'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\"))"
+    r"(?P<string>(?i:[rbuft]{0,2})(?:'''.*?'''|\"\"\".*?\"\"\""
+    r"|'(?:\\.|[^'\\\n])*+(?:'|(?=\n)|\Z)|\"(?:\\.|[^\"\\\n])*+(?:\"|(?=\n)|\Z)))"
     r"|(?P<comment>\#[^\n]*)"
     rf"|(?P<word>[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+)"
     r"|(?P<mark>[^\w\s])",
@@ -39,8 +42,8 @@ class Canonical(NamedTuple):
 
 
 def canonical_question(instruction: str, given: str) -> Canonical:
-    """A question in lower case, without punctuation and layout."""
-    text = f"{instruction}\n{given}"
+    """A question in lower case, without punctuation, layout and the asserts MBPP's show."""
+    text = f"{without_asserts(instruction)}\n{given}"
     words = _WORD.findall(text.casefold())
     return Canonical(" ".join(words) if words else text, words)
 

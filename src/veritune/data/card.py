@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from veritune.data.findings import find_all, modules_of
 from veritune.data.lengths import length_statistics
 from veritune.data.raw_rows import RawRows
 from veritune.data.split import leaked_clusters
@@ -19,6 +20,7 @@ from veritune.rows import SPLITS, Example
 
 _N_EXAMPLES = 10
 _N_REASONS = 20
+_N_MODULES = 100
 
 
 def make_card(
@@ -56,6 +58,12 @@ def make_card(
         "parse_failures": dict(
             Counter(reason for reason in failures if reason).most_common(_N_REASONS)
         ),
+        "findings": find_all(
+            examples,
+            inputs_left_out=any(row.input for row in raw.rows)
+            and not any(example.input for example in examples),
+        ),
+        "modules": modules_of(examples)[:_N_MODULES],
         "token_lengths": length_statistics(token_counts) if token_counts is not None else None,
         "character_lengths": length_statistics(
             [

@@ -12,13 +12,10 @@ from veritune.data.source_text import normalise_code, normalise_prose, remove_co
 from veritune.data.steps import StepCount
 from veritune.data.syntax import parse_failure
 
-_MAX_CHARACTERS = 2**20
-_ALWAYS = {
-    "drop_unstorable": "drop rows with NUL characters or lone surrogates, which no Python file"
-    " can hold",
-    "drop_oversized": "drop rows with a question or an answer of over a million characters, which"
-    " no model's context holds",
-}
+_ALWAYS = "drop_unstorable"
+_ALWAYS_DESCRIPTION = (
+    "drop rows with NUL characters or lone surrogates, which no Python file can hold"
+)
 
 RowStep = Callable[[Sequence[RawRow]], Iterator[RawRow | None]]
 
@@ -26,13 +23,12 @@ RowStep = Callable[[Sequence[RawRow]], Iterator[RawRow | None]]
 def clean(rows: Sequence[RawRow], section: CleanSection) -> tuple[list[RawRow], list[StepCount]]:
     """Apply every step that is enabled; the others are listed too, with zero counts.
 
-    Before them all, rows whose text could not be written to a file, or would fill the memory,
-    are dropped.
+    Before them all, rows whose text could not be written to a file are dropped.
     """
     kept = list(rows)
     counts = []
     for name, description, step in _steps():
-        enabled = name in _ALWAYS or bool(getattr(section, name))
+        enabled = name == _ALWAYS or bool(getattr(section, name))
         changed = dropped = 0
         if enabled:
             results = list(step(kept))
@@ -47,8 +43,7 @@ def clean(rows: Sequence[RawRow], section: CleanSection) -> tuple[list[RawRow], 
 
 
 def _steps() -> Iterator[tuple[str, str, RowStep]]:
-    for name, description in _ALWAYS.items():
-        yield name, description, _STEPS[name]
+    yield _ALWAYS, _ALWAYS_DESCRIPTION, _keep_if(is_storable)
     for name, setting in CleanSection.model_fields.items():
         yield name, setting.description or "", _STEPS[name]
 
@@ -100,13 +95,7 @@ def _first_of_equals(rows: Sequence[RawRow]) -> Iterator[RawRow | None]:
         seen.add(key)
 
 
-def _is_of_sane_size(row: RawRow) -> bool:
-    return max(map(len, (row.instruction, row.input, row.output))) <= _MAX_CHARACTERS
-
-
 _STEPS: dict[str, RowStep] = {
-    "drop_unstorable": _keep_if(is_storable),
-    "drop_oversized": _keep_if(_is_of_sane_size),
     "unfence": _change_output(unfence),
     "drop_language_line": _change_output(drop_language_line),
     "remove_comments": _change_output(remove_comments),

@@ -12,10 +12,10 @@ from typing import NamedTuple
 from veritune.data.syntax import parse_failure
 
 _OPENING = re.compile(r"([ \t]*)(?:(`{3,})([^`]*)|(~{3,})(.*))")
-_ONE_LINE = re.compile(r"[ \t]*(`{3,})(?:(?:python3?|py)[ \t])?([^`\n]*)\1[ \t]*", re.IGNORECASE)
+_ONE_LINE = re.compile(r"[ \t]*(`{3,}+)(?:(?:python3?|py)[ \t])?([^`\n]*)\1[ \t]*", re.IGNORECASE)
 _PYTHON_TAGS = frozenset({"python", "py", "python3"})
 _LANGUAGE_LINE = re.compile(
-    r"\s*(?:python3?|py)[ \t]*:?[ \t]*\r?\n(?=.*\S)", re.IGNORECASE | re.DOTALL
+    r"\s*(?:python3?|py)[ \t]*+(?::[ \t]*+)?\r?\n(?=.*\S)", re.IGNORECASE | re.DOTALL
 )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from veritune.config import DataSection
-from veritune.data.columns import named_columns, rows_from
+from veritune.data.columns import rows_from, wanted_columns
 from veritune.data.raw_rows import RawRows
 from veritune.errors import DataError, EnvironmentFault
 from veritune.progress import Reporter
@@ -47,20 +47,21 @@ def read_hub(section: DataSection, reporter: Reporter) -> RawRows:
         if section.max_rows is not None:
             dataset = dataset.select(range(min(section.max_rows, len(dataset))))
         known = list(dataset.column_names)
-        wanted = set(named_columns(section.columns).values())
+        wanted = wanted_columns(section.columns, known)
         dataset = dataset.select_columns([name for name in known if name in wanted])
         fingerprint = str(dataset._fingerprint)
         with reporter.task(f"read {section.source}", len(dataset)) as task:
-            rows, columns = rows_from(
+            table = rows_from(
                 dataset,
                 section.columns,
                 name=section.source,
                 max_rows=section.max_rows,
+                max_characters=section.max_row_characters,
                 task=task,
                 known_columns=known,
             )
     return RawRows(
-        rows,
+        table.rows,
         {
             "kind": "hub",
             "name": section.source,
@@ -69,9 +70,10 @@ def read_hub(section: DataSection, reporter: Reporter) -> RawRows:
             "sha256": None,
             "fingerprint": fingerprint,
             "licence": resolved.licence,
-            "columns": columns,
-            "rows_read": len(rows),
-            "notices": resolved.notices,
+            "columns": table.columns,
+            "rows_read": len(table.rows),
+            "left_out": table.left_out,
+            "notices": [*resolved.notices, *table.notices],
         },
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,40 @@ def drop_too_long(
         "drop_too_long", description, bool(limits), 0, len(rows) - len(kept), len(kept)
     )
     return kept, counts, step
+
+
+@dataclass(frozen=True)
+class FurtherLimits:
+    """The token limits of one more model, by its own tokenizer.
+
+    Attributes:
+        name: of the model.
+        section: with the limits.
+    """
+
+    name: str
+    count_tokens: CountTokens
+    section: DataSection
+
+
+def drop_too_long_for(
+    further: FurtherLimits,
+    rows: Sequence[RawRow],
+    token_counts: list[tuple[int, int]] | None,
+) -> tuple[list[RawRow], list[tuple[int, int]] | None, StepCount]:
+    """Drop pairs that are too long for one more model; what is left all models can learn.
+
+    Args:
+        token_counts: of ``rows`` by the first model's tokenizer; those of the rows left return.
+    """
+    fits = [_fits(pair, further.section) for pair in further.count_tokens(rows)]
+    kept = [row for row, fit in zip(rows, fits, strict=True) if fit]
+    if token_counts is not None:
+        token_counts = [pair for pair, fit in zip(token_counts, fits, strict=True) if fit]
+    description = f"drop pairs over the limits as {further.name} counts them"
+    dropped = len(rows) - len(kept)
+    step = StepCount(f"too_long_for {further.name}", description, True, 0, dropped, len(kept))
+    return kept, token_counts, step
 
 
 def length_statistics(pairs: Sequence[tuple[int, int]]) -> dict[str, Any] | None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import gzip
 import hashlib
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 from veritune.config import DataSection
-from veritune.data.columns import named_columns, rows_from
+from veritune.data.columns import rows_from, wanted_columns
 from veritune.data.raw_rows import RawRows
 from veritune.data.records import Records, csv_records, json_lines, json_records, parquet_records
 from veritune.data.source_kind import SUFFIXES, local_path, suffix_of
+from veritune.data.unpacked import unpacked
 from veritune.errors import DataError
 from veritune.progress import Reporter
 
@@ -28,49 +28,57 @@ def read_file(section: DataSection, reporter: Reporter) -> RawRows:
             values are at fault.
     """
     path = local_path(section.source)
-    suffix = _checked_suffix(path)
-    with _opened(path) as file:
+    suffix = checked_suffix(path)
+    with opened(path) as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    with _opened(path) as file, reporter.task(f"read {path.name}", section.max_rows) as task:
+    with opened(path) as file, reporter.task(f"read {path.name}", section.max_rows) as task:
         if suffix == ".parquet":
             known, records = parquet_records(
-                file, path, set(named_columns(section.columns).values())
+                file, path, lambda names: wanted_columns(section.columns, names)
             )
         else:
-            known, records = _text_records(file, path, suffix)
-        rows, columns = rows_from(
+            known, records = text_records(file, path, suffix)
+        table = rows_from(
             records,
             section.columns,
             name=str(path),
             max_rows=section.max_rows,
+            max_characters=section.max_row_characters,
             task=task,
             known_columns=known,
         )
-    notices = []
+    notices = list(table.notices)
     if section.revision is not None:
         notices.append(f"data.revision {section.revision!r} is ignored: {path} is a local file")
     return RawRows(
-        rows,
+        table.rows,
         {
             "kind": "file",
             "name": str(path),
             "revision": None,
             "sha256": sha256,
             "licence": None,
-            "columns": columns,
-            "rows_read": len(rows),
+            "columns": table.columns,
+            "rows_read": len(table.rows),
+            "left_out": table.left_out,
             "notices": notices,
         },
     )
 
 
-def _text_records(file: IO[bytes], path: Path, suffix: str) -> Records:
+def text_records(file: IO[bytes], path: Path, suffix: str) -> Records:
+    """(columns declared by the file, records) of an open .json, .jsonl or .csv file."""
     if suffix.endswith(".gz"):
-        file = cast(IO[bytes], gzip.GzipFile(fileobj=file))
+        file = unpacked(file, path)
     return _READERS[suffix.removesuffix(".gz")](file, path)
 
 
-def _checked_suffix(path: Path) -> str:
+def checked_suffix(path: Path) -> str:
+    """The ending of an existing data file.
+
+    Raises:
+        DataError: there is no such file, or it is no data file.
+    """
     try:
         is_file, is_folder, exists = path.is_file(), path.is_dir(), path.exists()
     except (OSError, ValueError) as error:
@@ -78,9 +86,9 @@ def _checked_suffix(path: Path) -> str:
             "this is no usable path", received=f"{path!r}: {error}", accepted="a path of a file"
         ) from error
     if not exists:
-        raise _missing(path)
+        raise _dangling(path) if path.is_symlink() else _missing(path)
     if is_folder:
-        inside = sorted(item.name for item in path.iterdir() if suffix_of(item))
+        inside = _data_files(path)
         raise DataError(
             "the data source is a folder, not a file",
             received=path,
@@ -100,14 +108,24 @@ def _checked_suffix(path: Path) -> str:
     return suffix
 
 
+def _data_files(folder: Path) -> list[str]:
+    """Names of a folder's data files; none where it may not be looked into."""
+    try:
+        return sorted(item.name for item in folder.iterdir() if suffix_of(item) and item.is_file())
+    except OSError:
+        return []
+
+
+def _dangling(path: Path) -> DataError:
+    return DataError(
+        "the data source is a link that leads nowhere",
+        received=path,
+        accepted="a link to an existing file",
+        next_step="correct the link, or name the file itself",
+    )
+
+
 def _missing(path: Path) -> DataError:
-    if path.is_symlink():
-        return DataError(
-            "the link leads to no file",
-            received=f"{path} -> {path.readlink()}",
-            accepted="an existing file, or a link to one",
-            next_step="put the file where the link leads, or name the file itself",
-        )
     folder = path.parent
     if not folder.is_dir():
         return DataError(
@@ -116,7 +134,7 @@ def _missing(path: Path) -> DataError:
             accepted="an existing file (a recipe's paths start at its folder, --set's at yours)",
             next_step=f"check the folder {folder}",
         )
-    names = sorted(i.name for i in folder.iterdir() if i.is_file() and suffix_of(i))
+    names = _data_files(folder)
     similar = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5) or names[:3]
     return DataError(
         "there is no such file",
@@ -128,7 +146,12 @@ def _missing(path: Path) -> DataError:
     )
 
 
-def _opened(path: Path) -> BufferedReader:
+def opened(path: Path) -> BufferedReader:
+    """Open a data file for reading.
+
+    Raises:
+        DataError: this user may not read it.
+    """
     try:
         return path.open("rb")
     except OSError as error:

@@ -19,7 +19,7 @@ from veritune.data.contamination import contamination_step, describe_matches, fi
 from veritune.data.dedupe import clusters_of
 from veritune.data.given_splits import Part, added, joined, read_parts
 from veritune.data.leak_audit import audit, leaking_rows
-from veritune.data.lengths import CountTokens, drop_too_long
+from veritune.data.lengths import CountTokens, FurtherLimits, drop_too_long, drop_too_long_for
 from veritune.data.raw_rows import RawRow
 from veritune.data.split import split_rows
 from veritune.data.steps import StepCount
@@ -46,11 +46,13 @@ def prepare(
     seed: int,
     count_tokens: CountTokens | None = None,
     reporter: Reporter | None = None,
+    further_limits: Sequence[FurtherLimits] = (),
 ) -> Prepared:
     """Read, clean, cluster and split; the same section, source and seed give the same result.
 
     Args:
         count_tokens: gives (prompt tokens, answer tokens) of rows; None without a tokenizer.
+        further_limits: of other models that must be able to learn the same rows.
 
     Raises:
         DataError: the source is at fault, nothing is left of it, or the splits cannot be filled.
@@ -58,7 +60,7 @@ def prepare(
     """
     reporter = reporter or Silent()
     parts = read_parts(section, reporter)
-    rows, homes, token_counts, steps = _cleaned(parts, count_tokens, section)
+    rows, homes, token_counts, steps = _cleaned(parts, count_tokens, section, further_limits)
     texts = _compared(rows, section, reporter)
 
     matches = find_contamination(texts, rows, section.contamination, reporter)
@@ -108,7 +110,10 @@ def write_prepared(prepared: Prepared, folder: Path) -> None:
 
 
 def _cleaned(
-    parts: Sequence[Part], count_tokens: CountTokens | None, section: DataSection
+    parts: Sequence[Part],
+    count_tokens: CountTokens | None,
+    section: DataSection,
+    further_limits: Sequence[FurtherLimits],
 ) -> tuple[list[RawRow], list[Split | None], list[tuple[int, int]] | None, list[StepCount]]:
     """All rows that stay, the split each is given for, their token counts, and the steps.
 
@@ -127,6 +132,9 @@ def _cleaned(
         _check_left(own, steps)
         own, counts, step = drop_too_long(own, count_tokens, section)
         steps.append(step)
+        for further in further_limits:
+            own, counts, step = drop_too_long_for(further, own, counts)
+            steps.append(step)
         _check_left(own, steps)
         rows += own
         homes += [part.home] * len(own)

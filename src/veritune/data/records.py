@@ -6,26 +6,19 @@ the records are read while they are asked for.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
 import re
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from veritune.data.text_lines import MAX_LINE_BYTES, damaged, text_lines
 from veritune.errors import DataError
 
-_BOM = codecs.BOM_UTF8
-_UTF16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_MAX_LINE_BYTES = _MAX_CSV_FIELD_CHARACTERS = 2**27
-# Text compresses ten times, templated rows perhaps fifty; zeros and blanks a thousand times.
-_MAX_EXPANSION = 200
-_EXPANSION_COUNTS_FROM_BYTES = 2**25
-_MAX_EMPTY_LINES = 100_000
+_MAX_COLUMNS = 100_000
 _ROWS_PER_BATCH = 1024
 _FAULTS_OF_JSON = (ValueError, RecursionError)
 
@@ -34,47 +27,39 @@ Records = tuple[list[str], Iterable[object]]
 
 def json_lines(file: IO[bytes], path: Path) -> Records:
     """One JSON object on each line; blank lines are skipped."""
-    return [], _json_lines(_text_lines(file, path), path)
+    return [], _json_lines(text_lines(file, path), path)
 
 
 def json_records(file: IO[bytes], path: Path) -> Records:
     """An array, an object with one list, or JSON lines under the wrong name."""
-    text = "".join(_text_lines(file, path))
+    text = "".join(text_lines(file, path, in_total=True))
     if not text.strip():
         raise _empty(path)
     try:
-        content = json.loads(text, object_pairs_hook=_without_repeats)
+        content = json.loads(text, object_pairs_hook=_object)
     except _FAULTS_OF_JSON as error:
         first, _, rest = text.lstrip().partition("\n")
         if rest.strip() and _is_object(first):
             return [], _json_lines(io.StringIO(text), path)
         raise _invalid_json(error, path, 1) from error
-    return [], _rows_of(content, path)
+    rows = enumerate(_rows_of(content, path), start=1)
+    return [], (_checked_names(row, f"row {number}", path) for number, row in rows)
 
 
 def csv_records(file: IO[bytes], path: Path) -> Records:
     """Comma-separated values with a header line."""
-    rows = _csv_rows(_text_lines(file, path), path)
+    rows = _csv_rows(text_lines(file, path), path)
     _, header = next(rows, (0, None))
     if header is None:
         raise _empty(path)
-    _refuse_repeats(header, path)
+    _check_header(header, path)
     return header, _csv_records(header, rows, path)
 
 
-def _refuse_repeats(header: list[str], path: Path) -> None:
-    repeated = sorted(name for name, count in Counter(header).items() if count > 1)
-    if repeated:
-        raise DataError(
-            "a column name is used twice in the header",
-            received=f"{', '.join(map(repr, repeated))} in {path}",
-            accepted="a header with one name for each column",
-            next_step="rename one of the columns",
-        )
-
-
-def parquet_records(file: IO[bytes], path: Path, wanted: set[str]) -> Records:
-    """The rows of a Parquet file; only ``wanted`` columns are read."""
+def parquet_records(
+    file: IO[bytes], path: Path, wanted_of: Callable[[list[str]], set[str]]
+) -> Records:
+    """The rows of a Parquet file; of its columns only those that ``wanted_of`` names are read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -83,8 +68,9 @@ def parquet_records(file: IO[bytes], path: Path, wanted: set[str]) -> Records:
         table = pq.ParquetFile(file)
         names = list(table.schema_arrow.names)
     except faults as error:
-        raise _damaged(path, error, "Parquet") from error
-    _refuse_repeats([name for name in names if name in wanted], path)
+        raise damaged(path, error, "Parquet") from error
+    wanted = wanted_of(names)
+    _check_header([name for name in names if name in wanted], path)
 
     def records() -> Iterator[object]:
         chosen = [name for name in names if name in wanted]
@@ -92,49 +78,9 @@ def parquet_records(file: IO[bytes], path: Path, wanted: set[str]) -> Records:
             for batch in table.iter_batches(batch_size=_ROWS_PER_BATCH, columns=chosen):
                 yield from batch.to_pylist()
         except faults as error:
-            raise _damaged(path, error, "Parquet") from error
+            raise damaged(path, error, "Parquet") from error
 
     return names, records()
-
-
-def _text_lines(file: IO[bytes], path: Path) -> Iterator[str]:
-    """Decoded lines with their ends; a byte order mark is skipped."""
-    offset = 0
-    for line in _binary_lines(file, path):
-        skipped = len(_BOM) if offset == 0 and line.startswith(_BOM) else 0
-        try:
-            yield line[skipped:].decode("utf-8")
-        except UnicodeDecodeError as error:
-            at = offset + skipped + error.start
-            is_utf16 = offset == 0 and line.startswith(_UTF16_BOMS)
-            raise DataError(
-                "the file is UTF-16, not UTF-8" if is_utf16 else "the file is not valid UTF-8",
-                received=f"{path}: byte {line[skipped + error.start]:#04x} at offset {at}",
-                accepted="text in UTF-8",
-                next_step="save the file as UTF-8, or convert it with iconv",
-            ) from error
-        offset += len(line)
-
-
-def _binary_lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
-    """Lines with their ends; what would fill the memory or never end is refused."""
-    is_gzip = path.suffix.lower() == ".gz"
-    total = n_empty = 0
-    try:
-        most = max(_EXPANSION_COUNTS_FROM_BYTES, _MAX_EXPANSION * path.stat().st_size)
-        while line := file.readline(_MAX_LINE_BYTES + 1):
-            total += len(line)
-            n_empty = 0 if len(line) > 2 or line.strip() else n_empty + 1
-            if len(line) > _MAX_LINE_BYTES:
-                raise _too_large(path, f"a line is longer than {_MAX_LINE_BYTES // 2**20} MiB")
-            if n_empty > _MAX_EMPTY_LINES:
-                raise _too_large(path, f"there are over {_MAX_EMPTY_LINES:,} empty lines in a row")
-            if is_gzip and total > most:
-                fault = f"the compressed file expands to over {_MAX_EXPANSION} times its size"
-                raise _too_large(path, fault)
-            yield line
-    except (EOFError, OSError, zlib.error) as error:
-        raise _damaged(path, error, "gzip" if is_gzip else "file") from error
 
 
 def _json_lines(lines: Iterable[str], path: Path) -> Iterator[object]:
@@ -142,19 +88,11 @@ def _json_lines(lines: Iterable[str], path: Path) -> Iterator[object]:
         if not line.strip():
             continue
         try:
-            yield json.loads(line, object_pairs_hook=_without_repeats)
+            record = json.loads(line, object_pairs_hook=_object)
         except _FAULTS_OF_JSON as error:
-            raise _invalid_json(error, path, number, is_lines=True) from error
-
-
-def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """An object whose keys are all different; the last of equal ones would win unseen."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {repeated!r} is given twice in one object")
-    return found
+            old_ends = "\r" in line.rstrip("\r\n")
+            raise _invalid_json(error, path, number, is_lines=True, old_ends=old_ends) from error
+        yield _checked_names(record, f"line {number}", path)
 
 
 def _rows_of(content: object, path: Path) -> list[object]:
@@ -175,6 +113,50 @@ def _rows_of(content: object, path: Path) -> list[object]:
     )
 
 
+class _Repeating(dict[str, Any]):
+    """An object in which a name stands twice, of which the last value would win unseen."""
+
+    twice: str
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) == len(pairs):
+        return result
+    repeating = _Repeating(result)
+    repeating.twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+    return repeating
+
+
+def _checked_names(record: object, where: str, path: Path) -> object:
+    if isinstance(record, _Repeating):
+        raise DataError(
+            f"a name is used twice in the object on {where}",
+            received=f"{record.twice!r} in {path}",
+            accepted="each name once in an object",
+            next_step=f"rename or remove one of the two on {where}",
+        )
+    return record
+
+
+def _check_header(header: list[str], path: Path) -> None:
+    repeated = sorted(name for name, count in Counter(header).items() if count > 1)
+    if repeated:
+        raise DataError(
+            "a column name is used twice in the header",
+            received=f"{', '.join(map(repr, repeated[:5]))} in {path}",
+            accepted="a header with one name for each column",
+            next_step="rename one of the columns",
+        )
+    if len(header) > _MAX_COLUMNS:
+        raise DataError(
+            f"the header has more than {_MAX_COLUMNS:,} columns",
+            received=f"{len(header):,} in {path}",
+            accepted="a table of questions and answers",
+            next_step="check that this is the file you meant",
+        )
+
+
 def _is_object(text: str) -> bool:
     try:
         return isinstance(json.loads(text), dict)
@@ -185,7 +167,7 @@ def _is_object(text: str) -> bool:
 def _csv_rows(lines: Iterable[str], path: Path) -> Iterator[tuple[int, list[str]]]:
     """(number of the row's last line, its cells), without blank lines."""
     reader = csv.reader(lines, strict=True)
-    former = csv.field_size_limit(_MAX_CSV_FIELD_CHARACTERS)
+    former = csv.field_size_limit(MAX_LINE_BYTES)
     try:
         for cells in reader:
             if cells:
@@ -195,7 +177,9 @@ def _csv_rows(lines: Iterable[str], path: Path) -> Iterator[tuple[int, list[str]
             f"line {reader.line_num} is not valid CSV",
             received=f"{path}: {error}",
             accepted='comma-separated values; cells with quotes, commas or line ends in "…"',
-            next_step=f"correct line {reader.line_num}, or the quote that opens before it",
+            next_step="save the file with LF or CRLF as line ends"
+            if "new-line character" in str(error)
+            else f"correct line {reader.line_num}, or the quote that opens before it",
         ) from error
     finally:
         csv.field_size_limit(former)
@@ -217,7 +201,12 @@ def _csv_records(
 
 
 def _invalid_json(
-    error: Exception, path: Path, first_line: int, *, is_lines: bool = False
+    error: Exception,
+    path: Path,
+    first_line: int,
+    *,
+    is_lines: bool = False,
+    old_ends: bool = False,
 ) -> DataError:
     where: str
     if isinstance(error, json.JSONDecodeError):
@@ -225,8 +214,11 @@ def _invalid_json(
         where, what = f"line {line}, column {error.colno}", error.msg
     else:
         where = f"line {first_line}"
-        what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        is_deep = isinstance(error, RecursionError)
+        what = "nested too deeply" if is_deep else "a number has too many digits"
     hint = "; if the file is one JSON array, name it .json" if is_lines else ""
+    if old_ends:
+        hint = "; if its lines end in CR alone, convert them to LF"
     return DataError(
         f"invalid JSON on {where}: {re.sub(r'[^ -~]', '?', what)}",
         received=path,
@@ -241,23 +233,4 @@ def _empty(path: Path) -> DataError:
         received=path,
         accepted="at least one row",
         next_step="check how the file was written",
-    )
-
-
-def _too_large(path: Path, fault: str) -> DataError:
-    return DataError(
-        fault,
-        received=path,
-        accepted="rows of text",
-        next_step="check how the file was written; where it is right, write it without the"
-        " compression or the row that is too long",
-    )
-
-
-def _damaged(path: Path, error: Any, what: str) -> DataError:
-    return DataError(
-        f"the file is cut off, damaged, or no {what} file",
-        received=f"{path}: {error or type(error).__name__}",
-        accepted=f"a complete {what} file",
-        next_step="download or write it again",
     )

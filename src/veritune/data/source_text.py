@@ -10,7 +10,8 @@ from veritune.data.syntax import dump, lines_ending_in_string, parse, string_spa
 _BLANKS = " \t\f"
 _LINE_END = re.compile(r"\r\n?")
 _LEADING_BLANK_LINES = re.compile(r"\A(?:[ \t\f]*\n)+")
-_TRAILING_BLANKS = re.compile(r"[ \t\f]+$", re.MULTILINE)
+# Without the look behind, each blank of a long run would be tried as its start.
+_TRAILING_BLANKS = re.compile(r"(?<![ \t\f])[ \t\f]++$", re.MULTILINE)
 
 
 def remove_comments(code: str) -> str:

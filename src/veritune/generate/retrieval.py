@@ -51,6 +51,11 @@ class NearestQuestions:
             for example, row in zip(examples, found, strict=True)
         ]
 
+    def own_score(self, example: Example) -> float:
+        """The highest score that anything here has for a question, itself included."""
+        (query,) = self._tokens([self._text(example)], as_words=True)
+        return float(np.max(self._index.get_scores(query))) if query else 0.0
+
     def _text(self, example: Example) -> str:
         return f"{example.instruction} {example.input if self._join_input else ''}"
 
@@ -59,3 +64,27 @@ class NearestQuestions:
         import bm25s
 
         return bm25s.tokenize(texts, stopwords=[], return_ids=not as_words, show_progress=False)
+
+
+def retrieval_scores(
+    train: Sequence[Example], asked: Sequence[Example], *, join_input: bool
+) -> dict[str, float]:
+    """How near the nearest training question is: quantiles of its BM25 score.
+
+    The score of a question against itself is the scale: ``share_of_self`` is the median of
+    score / own score, near 1 where questions repeat.
+    """
+    if not train or not asked:
+        return {}
+    found = NearestQuestions(train, join_input=join_input).nearest(asked, 1)
+    scores = np.array([row[0][1] if row else 0.0 for row in found])
+    # An index with the questions themselves in it gives each its highest possible score.
+    both = NearestQuestions([*train, *asked], join_input=join_input)
+    own = np.array([both.own_score(row) for row in asked])
+    quantiles = np.quantile(scores, [0.1, 0.25, 0.5, 0.75, 0.9])
+    names = ("q10", "q25", "median", "q75", "q90")
+    return {
+        **{name: float(value) for name, value in zip(names, quantiles, strict=True)},
+        "share_of_self": float(np.median(scores / np.maximum(own, 1e-9))),
+        "n": float(len(scores)),
+    }

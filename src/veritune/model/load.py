@@ -215,7 +215,7 @@ def _refuse_too_large(section: ModelSection, placement: Placement) -> None:
     if needed > free:
         smaller = "set model.dtype to bfloat16, or " if placement.dtype == torch.float32 else ""
         raise OutOfMemory(
-            f"the weights of {section.name_or_path} do not fit in memory",
+            f"the weights of {section.name} do not fit in memory",
             received=f"{n_parameters:,} parameters in {placement.dtype_name}:"
             f" {needed / 2**30:.1f} GiB needed, {free / 2**30:.1f} GiB free"
             f" on {placement.device.type}",

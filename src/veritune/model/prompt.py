@@ -123,7 +123,7 @@ def prompt_format(
     if section.prompt.style == "chat" and not has_template:
         raise RecipeError(
             "model.prompt.style is chat, but this model's tokenizer has no chat template",
-            received=section.name_or_path,
+            received=section.name,
             accepted="plain or auto for this model",
             next_step="set model.prompt.style to plain",
         )
@@ -158,7 +158,7 @@ def _end_of_turn(tokenizer: Any, section: ModelSection) -> int:
     except Exception as error:
         raise ModelReferenceError(
             "the model's chat template cannot be applied",
-            received=f"{section.name_or_path}: {error}",
+            received=f"{section.name}: {error}",
             accepted="a template for user and assistant messages",
             next_step="set model.prompt.style to plain",
         ) from error

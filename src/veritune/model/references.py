@@ -49,7 +49,7 @@ def resolve_reference(section: ModelSection) -> Reference:
     Raises:
         ModelReferenceError: it names nothing, or a file of a kind that is not accepted.
     """
-    name = section.name_or_path
+    name = section.name
     notice = (
         f"model.revision {section.revision} is ignored: {name} is local" if section.revision else ""
     )

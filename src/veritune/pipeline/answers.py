@@ -25,6 +25,7 @@ from veritune.pipeline.claims import measure_claims
 from veritune.pipeline.context import Context, add_notices
 from veritune.pipeline.encode import Encoder, make_encoder
 from veritune.pipeline.full_finetune import full_finetune_inputs, full_finetune_section
+from veritune.pipeline.sub_runs import answer_rest
 from veritune.rows import Example, Prediction, read_examples, read_predictions, write_predictions
 from veritune.run_dir import RunDirectory, digest
 from veritune.score import extract_code
@@ -86,7 +87,7 @@ def answer_all(
             context.reporter.say(f"  answers of {system}: unchanged, kept")
             collected += read_predictions(path)
             continue
-        answers, seconds = _answer(models, system, examples)
+        answers, seconds = _answer(context, models, system, examples)
         write_predictions(path, answers)
         known[system] = identity
         run.update_manifest(predictions=known)
@@ -99,12 +100,13 @@ def answer_all(
 
 
 def _answer(
-    models: Models, system: str, examples: Sequence[Example]
+    context: Context, models: Models, system: str, examples: Sequence[Example]
 ) -> tuple[list[Prediction], float]:
     """Answers and the seconds they took; no model outlives the call through a name here."""
     answering = models.answering(system)
     started = time.perf_counter()
-    return answering.answer(system, examples), time.perf_counter() - started
+    answers = answer_rest(context, system, examples, answering.answer)
+    return answers, time.perf_counter() - started
 
 
 @dataclass
@@ -150,7 +152,7 @@ class Models:
                 plain,
                 load_adapter(loaded.model, run.adapter),
                 encoder,
-                loaded.reference.location or recipe.model.name_or_path,
+                loaded.reference.location or recipe.model.name,
             )
         return self._base
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import veritune
 from veritune.config import Recipe
+from veritune.pipeline.chosen_base import with_chosen
 from veritune.progress import Reporter
 from veritune.run_dir import RunDirectory
 
@@ -52,7 +53,7 @@ def open_context(recipe: Recipe, reporter: Reporter) -> Context:
         RunDirectoryError: the folder holds something else.
     """
     run = RunDirectory(Path(recipe.output_dir))
-    recipe = settle(recipe, run)
+    recipe = settle(with_chosen(run, recipe), run)
     run.claim(recipe)
     if not run.manifest():
         run.update_manifest(

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from veritune.atomic import write_json
 from veritune.compare import conclude
+from veritune.compare.copying import copying
+from veritune.compare.forgetting import forgetting_table
 from veritune.config import EvaluateSection, Recipe
 from veritune.errors import RunDirectoryError
+from veritune.generate.retrieval import retrieval_scores
 from veritune.model.adapter import WEIGHTS
 from veritune.pipeline.answers import answer_all, other_weights
 from veritune.pipeline.benchmarks import measure_benchmarks
+from veritune.pipeline.chosen_base import bases_table
 from veritune.pipeline.context import Context
 from veritune.pipeline.full_finetune import full_finetune_stage
 from veritune.pipeline.functional import open_runner, run_all_answers, without_broken
+from veritune.pipeline.further_trainings import answer_with_further_trainings, main_training
 from veritune.pipeline.ledger import count_reading
+from veritune.pipeline.losses import measure_losses
 from veritune.pipeline.primary_metric import with_fixed_metric
 from veritune.pipeline.samples import measure_samples
 from veritune.rows import (
     Example,
+    Prediction,
     read_examples,
     write_scores,
 )
@@ -51,11 +58,12 @@ def evaluate_stage(context: Context) -> dict[str, Any]:
     _needs_adapter(context.run)
     context = with_fixed_metric(context)
     run, recipe = context.run, context.recipe
-    inputs = evaluate_inputs(run, recipe)
+    further = _further_answers(context)
+    inputs = digest(evaluate_inputs(run, recipe), recipe.seeds, [asdict(row) for row in further])
     outputs = [run.scores, run.comparison]
     if not context.skip("evaluate", inputs, outputs):
         full_finetune_stage(context)
-        _evaluate(context, inputs)
+        _evaluate(context, inputs, further)
     import json
 
     return dict(json.loads(run.comparison.read_text(encoding="utf-8")))
@@ -86,7 +94,16 @@ def choose_examples(run: RunDirectory, section: EvaluateSection, seed: int) -> C
     return Chosen(seen, _sample(validation, section.max_validation_examples, seed), test)
 
 
-def _evaluate(context: Context, inputs: str) -> None:
+def _further_answers(context: Context) -> list[Prediction]:
+    """Answers of further trainings to the test questions, if the recipe asks for any."""
+    recipe = context.recipe
+    if not recipe.seeds[1:] and not recipe.evaluate.curve:
+        return []
+    test = choose_examples(context.run, recipe.evaluate, recipe.seed).test
+    return answer_with_further_trainings(context, test)
+
+
+def _evaluate(context: Context, inputs: str, further: list[Prediction]) -> None:
     run, recipe, reporter = context.run, context.recipe, context.reporter
     started = time.perf_counter()
     chosen = choose_examples(run, recipe.evaluate, recipe.seed)
@@ -102,6 +119,8 @@ def _evaluate(context: Context, inputs: str) -> None:
         allow=recipe.evaluate.allow_broken_references,
     )
     predictions, per_system, measured = answer_all(context, chosen)
+    predictions += further
+    losses, away, away_note = measure_losses(context, examples)
     benchmarks = measure_benchmarks(context, runner)
     samples = measure_samples(context, [row for row in examples if row.split == "test"], runner)
     with reporter.task("scoring", None):
@@ -119,9 +138,33 @@ def _evaluate(context: Context, inputs: str) -> None:
             resamples=recipe.evaluate.resamples,
             measured=measured,
             functional=functional,
+            training=main_training(context),
+            losses=losses,
         )
-    extra = {"benchmarks": benchmarks, "pass_at_k": samples}
-    write_json(run.comparison, {**conclusion.to_json(), **extra})
+    with reporter.task("looking for copies", None):
+        copies = copying(
+            read_examples(run.split_file("train")),
+            examples,
+            predictions,
+            systems=("adapted", "baseline"),
+            seed=recipe.seed,
+        )
+    section = recipe.evaluate
+    forgotten = forgetting_table(away, resamples=section.resamples, seed=recipe.seed)
+    content = conclusion.to_json()
+    content["memorisation"] |= copies
+    extra = {
+        "benchmarks": benchmarks,
+        "pass_at_k": samples,
+        "retrieval_scores": retrieval_scores(
+            read_examples(run.split_file("train")),
+            chosen.test,
+            join_input=recipe.data.input == "join",
+        ),
+        "forgetting": {"texts": forgotten, "note": away_note},
+        **bases_table(run),
+    }
+    write_json(run.comparison, {**content, **extra})
     test_sha = file_sha256(run.split_file("test"))
     run.update_manifest(test_reads=count_reading(test_sha, file_sha256(run.adapter / WEIGHTS)))
     run.finish_stage("evaluate", inputs, time.perf_counter() - started, per_system=per_system)

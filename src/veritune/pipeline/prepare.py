@@ -10,28 +10,30 @@ from typing import Any
 from veritune.config import DataSection, Recipe
 from veritune.data.given_splits import GIVEN, sections
 from veritune.data.leak_audit import SIDES
+from veritune.data.lengths import FurtherLimits
 from veritune.data.prepare import Prepared, prepare, write_prepared
 from veritune.data.sources import kind_of_source
 from veritune.errors import RunDirectoryError
+from veritune.pipeline.chosen_base import with_base, with_candidates
 from veritune.pipeline.context import Context, add_notices
 from veritune.pipeline.encode import Encoder, make_encoder
 from veritune.pipeline.primary_metric import fix_primary_metric
 from veritune.progress import Reporter
-from veritune.run_dir import digest, file_sha256, split_files
+from veritune.run_dir import RunDirectory, digest, file_sha256, split_files
 
 RATES = ("parse_rate", "leak_audit")
 
 
 def prepare_stage(context: Context) -> dict[str, Any]:
     """Write ``data/`` unless it is up to date; return the card's counts."""
-    run, recipe = context.run, context.recipe
+    run, recipe = context.run, with_candidates(context.run, context.recipe)
     outputs = [*split_files(run), run.data / "card.json"]
-    inputs = _inputs_of_trained(context) or prepare_inputs(recipe)
+    inputs = _inputs_of_trained(run, recipe) or prepare_inputs(recipe)
     if not context.skip("prepare", inputs, outputs):
         _refuse_other_data(context, inputs)
         context.reporter.say(f"prepare: {recipe.data.source}")
         started = time.perf_counter()
-        prepared = prepare_rows(recipe, make_encoder(recipe), context.reporter)
+        prepared = prepare_rows(recipe, context.reporter)
         write_prepared(prepared, run.data)
         add_notices(run, list(prepared.card["origin"].get("notices", [])))
         run.finish_stage(
@@ -48,12 +50,11 @@ def prepare_stage(context: Context) -> dict[str, Any]:
     return {name: record[name] for name in record if name.startswith("n_") or name in RATES}
 
 
-def _inputs_of_trained(context: Context) -> str | None:
+def _inputs_of_trained(run: RunDirectory, recipe: Recipe) -> str | None:
     """The inputs of a trained run's data, where only ``evaluate.benchmarks`` has changed since.
 
     Its data stay as they are; that its training may have seen a later benchmark is noted.
     """
-    run, recipe = context.run, context.recipe
     record = run.stage_record("prepare")
     before = record.get("without_benchmarks_sha256", record.get("inputs_sha256"))
     if not run.is_trained() or before != _without_benchmarks(recipe):
@@ -90,10 +91,20 @@ def _refuse_other_data(context: Context, inputs: str) -> None:
         )
 
 
-def prepare_rows(recipe: Recipe, encoder: Encoder, reporter: Reporter) -> Prepared:
-    """Read, clean, cluster and split a recipe's rows, in memory."""
-    section = _within_context(_against_benchmarks(recipe), encoder)
-    return prepare(section, recipe.seed, encoder.counter(reporter), reporter)
+def prepare_rows(recipe: Recipe, reporter: Reporter) -> Prepared:
+    """Read, clean, cluster and split a recipe's rows, in memory.
+
+    Where several base models are named, a row must fit all of them: they are compared on the
+    same rows and the same splits.
+    """
+    first, *others = [(name, make_encoder(with_base(recipe, name))) for name in recipe.model.names]
+    data = _against_benchmarks(recipe)
+    further = [
+        FurtherLimits(name, encoder.counter(reporter), _within_context(data, encoder))
+        for name, encoder in others
+    ]
+    section = _within_context(data, first[1])
+    return prepare(section, recipe.seed, first[1].counter(reporter), reporter, further)
 
 
 def prepare_inputs(recipe: Recipe) -> str:

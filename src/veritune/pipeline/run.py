@@ -8,11 +8,15 @@ from typing import Any
 
 from veritune.errors import RunDirectoryError
 from veritune.model.other_adapters import find_adapters
+from veritune.pipeline.choose_base import choose_base
 from veritune.pipeline.context import Context
 from veritune.pipeline.evaluate import evaluate_stage
 from veritune.pipeline.prepare import prepare_stage
 from veritune.pipeline.train import train_stage
 from veritune.report import build_report
+
+FURTHER = ("bases", "seeds", "learning_curve")
+"""Tables of ``comparison.json`` that only several trainings give."""
 
 
 def run_all(context: Context) -> dict[str, Any]:
@@ -21,6 +25,7 @@ def run_all(context: Context) -> dict[str, Any]:
     find_adapters(context.recipe.evaluate.adapters)
     with context.run.lock():
         rows = prepare_stage(context)
+        context = choose_base(context)
         summary = train_stage(context)
         conclusion = evaluate_stage(context)
         html, markdown = report_stage(context)
@@ -31,6 +36,7 @@ def run_all(context: Context) -> dict[str, Any]:
         "primary_metric": conclusion["primary_metric"],
         "best_baseline": conclusion["best_baseline"],
         "comparisons": conclusion["comparisons"],
+        **{name: conclusion[name] for name in FURTHER if name in conclusion},
         "data": rows,
         "train": summary,
         "report_html": str(html),

@@ -11,7 +11,7 @@ from veritune.errors import RecipeError, RunDirectoryError
 from veritune.model.adapter import CONFIG, WEIGHTS, save_adapter
 from veritune.model.attention import use_packed_attention
 from veritune.model.hardware import choose_placement, describe_hardware
-from veritune.model.load import LoadedModel, load_model
+from veritune.model.load import Kind, LoadedModel, load_model
 from veritune.model.lora import REBASING_INITS, attach_lora, coverage
 from veritune.model.memory import StepMemory
 from veritune.pipeline.context import Context, add_notices
@@ -44,7 +44,9 @@ def train_inputs(run: RunDirectory, recipe: Recipe) -> str:
         recipe.lora.model_dump(),
         recipe.train.model_dump(exclude={"full_learning_rate"}),
         recipe.data.input,
-        recipe.seed,
+        recipe.training_seed,
+        # `seed` still builds a base of random weights.
+        *([recipe.seed] if recipe.seed != recipe.training_seed else []),
     )
 
 
@@ -54,13 +56,7 @@ def layout_for(recipe: Recipe, encoder: Encoder, pairs: list[EncodedPair], confi
     Raises:
         RecipeError: packed rows for an encoder-decoder model.
     """
-    if recipe.train.padding == "packed" and encoder.kind == "seq2seq":
-        raise RecipeError(
-            "train.padding: packed is for decoder models; this is an encoder-decoder",
-            received=recipe.model.name_or_path,
-            accepted="longest_in_batch, longest_in_data or max_length",
-            next_step="--set train.padding=longest_in_batch",
-        )
+    refuse_packed(recipe, encoder.kind)
     data = recipe.data
     start = getattr(config, "decoder_start_token_id", None)
     return make_layout(
@@ -76,6 +72,21 @@ def layout_for(recipe: Recipe, encoder: Encoder, pairs: list[EncodedPair], confi
     )
 
 
+def refuse_packed(recipe: Recipe, kind: Kind) -> None:
+    """Refuse packed rows for an encoder-decoder model.
+
+    Raises:
+        RecipeError: that is what the recipe asks for.
+    """
+    if recipe.train.padding == "packed" and kind == "seq2seq":
+        raise RecipeError(
+            "train.padding: packed is for decoder models; this is an encoder-decoder",
+            received=recipe.model.name,
+            accepted="longest_in_batch, longest_in_data or max_length",
+            next_step="--set train.padding=longest_in_batch",
+        )
+
+
 def _train(context: Context, inputs: str) -> None:
     run, recipe, reporter = context.run, context.recipe, context.reporter
     started = time.perf_counter()
@@ -86,12 +97,12 @@ def _train(context: Context, inputs: str) -> None:
     audit_supervision(validation, encoder.format.end_id)
     placement = choose_placement(recipe.model)
     reporter.say(
-        f"train: {recipe.model.name_or_path} on {len(train)} pairs,"
+        f"train: {recipe.model.name} on {len(train)} pairs,"
         f" {placement.dtype_name} on {placement.device.type}"
     )
     memory = StepMemory(placement.device)
     loaded = load_model(recipe.model, placement, seed=recipe.seed)
-    model = attach_lora(loaded.model, recipe.lora, seed=recipe.seed)
+    model = attach_lora(loaded.model, recipe.lora, seed=recipe.training_seed)
     add_notices(run, [loaded.reference.notice])
     _record_model(run, loaded, model, describe_hardware(placement))
     initial = _keep_initial(run, model, recipe)
@@ -105,7 +116,7 @@ def _train(context: Context, inputs: str) -> None:
             section=recipe.train,
             train=train,
             validation=validation,
-            seed=recipe.seed,
+            seed=recipe.training_seed,
             device=placement.device,
             folder=run.checkpoints,
             log_path=run.train_log,
@@ -119,7 +130,7 @@ def _train(context: Context, inputs: str) -> None:
     save_adapter(
         model,
         run.adapter,
-        base_name=loaded.reference.location or recipe.model.name_or_path,
+        base_name=loaded.reference.location or recipe.model.name,
         initial=initial,
     )
     run.finish_stage("train", inputs, time.perf_counter() - started, summary=summary)
@@ -154,5 +165,5 @@ def _keep_initial(run: RunDirectory, model: Any, recipe: Recipe) -> Path | None:
         return None
     folder = run.checkpoints / "initial_adapter"
     # Written anew every time: an earlier attempt may have had another rank.
-    save_adapter(model, folder, base_name=recipe.model.name_or_path)
+    save_adapter(model, folder, base_name=recipe.model.name)
     return folder

@@ -52,12 +52,12 @@ def interval_track(
         ]
     hollow = "" if low is not None else " hollow"
     parts.append(f'<circle class="point{hollow}" cx="{axis.at(value)}%" cy="{middle}" r="5"/>')
-    return _svg(f"track {kind}", _TRACK, parts)
+    return drawing(f"track {kind}", _TRACK, parts)
 
 
 def axis_track(axis: Axis, unit: str = "") -> Markup:
     """The tick labels that go under the rows of a forest plot."""
-    return _svg(
+    return drawing(
         "track axis",
         20,
         [
@@ -85,12 +85,12 @@ def gap_track(axis: Axis, pairs: Sequence[tuple[str, float, float]]) -> Markup:
             f'<circle class="point" cx="{axis.at(seen)}%" cy="{y}" r="4.5"/>',
             "</g>",
         ]
-    return _svg("track", _TRACK + 6, parts)
+    return drawing("track", _TRACK + 6, parts)
 
 
 def share_bar(value: float, kind: str) -> Markup:
     """A thin bar for a share on 0–100."""
-    return _svg(
+    return drawing(
         f"share {kind}",
         6,
         [
@@ -167,8 +167,8 @@ def loss_plot(
     )
     return Markup('<div class="plot" role="img" aria-label="{}">{}{}</div>').format(
         description,
-        _svg("scale", total, scales),
-        _svg("area", total, [*grid, inner, *marks, *labels]),
+        drawing("scale", total, scales),
+        drawing("area", total, [*grid, inner, *marks, *labels]),
     )
 
 
@@ -217,7 +217,7 @@ def histogram(
         f'<text x="100%" y="{top + _BARS + 15}" text-anchor="end">{_number(edges[-1] - 1)}</text>'
     )
     return Markup('<div class="bars {}" role="img" aria-label="{}">{}</div>').format(
-        kind, description, _svg("area", top + _BARS + 20, parts)
+        kind, description, drawing("area", top + _BARS + 20, parts)
     )
 
 
@@ -277,8 +277,8 @@ def _number(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def _svg(kind: str, height: float, parts: Sequence[str]) -> Markup:
-    # Built from numbers and from names of our own only; labels are ours too.
+def drawing(kind: str, height: float, parts: Sequence[str]) -> Markup:
+    """An SVG as wide as its place, from parts made of numbers and names of our own only."""
     return Markup(  # noqa: S704
         f'<svg class="{kind}" width="100%" height="{height}" aria-hidden="true"'
         f' focusable="false">{"".join(parts)}</svg>'

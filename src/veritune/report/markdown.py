@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from veritune.report.claims import ClaimRow
 from veritune.report.evidence import Evidence
 from veritune.report.prompts import PromptColumn, Prompts
+from veritune.report.section import Section
 from veritune.report.training import LossRow, TrainingView
 from veritune.report.view import View
 from veritune.report.wording import DASH, one_line
@@ -27,9 +28,12 @@ def render_markdown(view: View) -> str:
     parts = [
         _headline(view),
         _evidence(view.evidence),
+        *map(_section, view.running),
+        *map(_section, view.trainings),
         _training(view.training),
         _claims(view.claims),
         _prompts(view.prompts),
+        *map(_section, view.memory),
         _cases(view),
         _data(view),
         _health(view),
@@ -121,6 +125,15 @@ def _evidence(evidence: Evidence | None) -> str:
         f"## Differences\n\n{escape(evidence.primary)}, the primary metric:\n\n{by_system}\n\n"
         f"Against {escape(evidence.best)}, the best baseline:\n\n{by_metric}\n\n{values}"
     )
+
+
+def _section(section: Section) -> str:
+    rows = [
+        (f"{row[0]} ({section.mark})" if place == section.marked else row[0], *row[1:])
+        for place, row in enumerate(section.rows)
+    ]
+    parts = [escape(section.sentence, 1000), table(section.head, rows), escape(section.note, 1000)]
+    return "\n\n".join([f"## {escape(section.title)}", *(part for part in parts if part)])
 
 
 def _training(training: TrainingView | None) -> str:

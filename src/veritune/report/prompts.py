@@ -52,11 +52,13 @@ class ScoreTable:
 
     Attributes:
         parses: text of each system.
+        runs: what came of running each system's answer; empty where nothing was run.
         bleu: sentence BLEU of each system, 0–100.
         rouge: label, and recall, precision and F of each system, 0–1.
     """
 
     parses: list[str]
+    runs: list[str]
     bleu: list[str]
     rouge: list[tuple[str, list[Triple]]]
 
@@ -184,7 +186,7 @@ def _card(files: RunFiles, example: Example, highlight: Callable[[str], Markup])
 
 def _averages(files: RunFiles, examples: Sequence[Example]) -> ScoreTable:
     """Means over examples; of one example these are its own numbers."""
-    parses, bleu = [], []
+    parses, runs, bleu = [], [], []
     rouge: dict[str, list[Triple]] = {name: [] for name in ROUGES}
     for system in SYSTEMS:
         scores = [scores_of(files, example.example_id, system) for example in examples]
@@ -198,6 +200,13 @@ def _averages(files: RunFiles, examples: Sequence[Example]) -> ScoreTable:
             if len(examples) == 1
             else percent(100 * hits / len(examples))
         )
+        ran = [row["runs_clean"] for row in scores if "runs_clean" in row]
+        if ran and len(ran) == len(examples):
+            runs.append(
+                ran[0].outcome.replace("_", " ")
+                if len(ran) == 1
+                else percent(100 * sum(row.value for row in ran) / len(ran))
+            )
         values = [as_points("bleu", row["bleu"].value) for row in scores if "bleu" in row]
         bleu.append(fixed(_mean(values)))
         for name in ROUGES:
@@ -209,7 +218,8 @@ def _averages(files: RunFiles, examples: Sequence[Example]) -> ScoreTable:
                     fixed(_mean([triple.f for triple in triples]), 2),
                 )
             )
-    return ScoreTable(parses, bleu, [(metric_label(name), rouge[name]) for name in ROUGES])
+    runs = runs if len(runs) == len(SYSTEMS) else []
+    return ScoreTable(parses, runs, bleu, [(metric_label(name), rouge[name]) for name in ROUGES])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -39,3 +39,17 @@ def mean_loss(model: Any, batches: list[Batch], device: torch.device) -> float:
         count += batch.n_supervised
     model.train(was_training)
     return total / count
+
+
+@torch.no_grad()
+def example_losses(model: Any, batch: Batch) -> list[tuple[float, int]]:
+    """(Σ cross-entropy in nats, supervised tokens) of every row of a padded batch."""
+    logits = model(**batch.inputs, use_cache=False).logits
+    supervised = batch.labels != IGNORED
+    each = F.cross_entropy(
+        logits[supervised].float(), batch.labels[supervised], reduction="none"
+    ).double()
+    rows = supervised.nonzero(as_tuple=True)[0]
+    sums = torch.zeros(batch.labels.shape[0], dtype=torch.float64, device=each.device)
+    sums.index_add_(0, rows, each)
+    return list(zip(sums.tolist(), supervised.sum(dim=1).tolist(), strict=True))
