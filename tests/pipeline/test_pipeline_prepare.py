@@ -7,8 +7,13 @@ from typer.testing import CliRunner
 
 from tiny_models import build_model
 from veritune.cli import app
-from veritune.config import Recipe
-from veritune.pipeline.prepare import _inputs_of_trained, _without_benchmarks, prepare_inputs
+from veritune.config import CleanSection, ColumnsSection, Recipe
+from veritune.pipeline.prepare import (
+    _as_first_declared,
+    _inputs_of_trained,
+    _without_benchmarks,
+    prepare_inputs,
+)
 from veritune.recipe_file import load_recipe, recipe_from
 
 NAMES = [f"{a}{b}" for a in "abcde" for b in ("tree", "file", "word", "list", "date", "line")]
@@ -29,7 +34,7 @@ def recipe_path(tmp_path):
     leaking = {"instruction": task["text"], "output": "def mine(w):\n    return w == w[::-1]"}
     for name, content in (
         ("rows.jsonl", [*rows, leaking]),
-        ("test.jsonl", [rows[0], *({**row, "output": f"{row['output']} + 9"} for row in rows[:0])]),
+        ("test.jsonl", [rows[0]]),
         ("tasks.jsonl", [task]),
     ):
         (tmp_path / name).write_text("".join(f"{json.dumps(row)}\n" for row in content))
@@ -87,15 +92,22 @@ def test_what_decides_the_splits_decides_the_inputs(recipe_path):
     assert inputs() != first
 
 
-def test_a_run_from_before_these_settings_keeps_its_identity():
-    # Made by the code that had none of them; see prepare_inputs.
-    dumped = Recipe().data.model_dump()
-    for name in ("validation_source", "test_source", "duplicates", "contamination"):
-        del dumped[name]
-    del dumped["split"]["on_leak"]
-    from veritune.pipeline.prepare import _as_first_declared
-
-    assert _as_first_declared(Recipe().data) == dumped
+def test_settings_at_their_defaults_do_not_change_a_runs_identity():
+    # The data settings of the first version, as JSON with sorted keys.
+    first = {
+        "source": "code:stdlib",
+        "revision": None,
+        "hub_split": "train",
+        "columns": ColumnsSection().model_dump(),
+        "input": "join",
+        "max_rows": None,
+        "max_source_tokens": None,
+        "max_target_tokens": None,
+        "max_pair_tokens": None,
+        "clean": CleanSection().model_dump(),
+        "split": {"method": "clusters", "train": None, "validation": 0.1, "test": 0.1},
+    }
+    assert _as_first_declared(Recipe().data) == first
 
 
 def trained_on(recipe, monkeypatch):
@@ -113,8 +125,8 @@ def trained_on(recipe, monkeypatch):
 def test_a_benchmark_named_after_training_keeps_the_data_and_is_noted(monkeypatch):
     run, record, notices = trained_on(Recipe(), monkeypatch)
     later = recipe_from({"evaluate": {"benchmarks": ["humaneval"]}})
-    found = _inputs_of_trained(SimpleNamespace(run=run, recipe=later))
+    found = _inputs_of_trained(run, later)
     assert found == record["inputs_sha256"]
     assert "humaneval" in notices[0] and "not taken out" in notices[0]
     other = recipe_from({"data": {"max_rows": 5}, "evaluate": {"benchmarks": ["humaneval"]}})
-    assert _inputs_of_trained(SimpleNamespace(run=run, recipe=other)) is None
+    assert _inputs_of_trained(run, other) is None
