@@ -22,20 +22,9 @@ from veritune.progress import Reporter
 from veritune.run_dir import RunDirectory, digest, file_sha256, split_files
 
 RATES = ("parse_rate", "leak_audit")
-_FIRST_SETTINGS = frozenset(
-    [
-        "source",
-        "revision",
-        "hub_split",
-        "columns",
-        "input",
-        "max_rows",
-        "max_source_tokens",
-        "max_target_tokens",
-        "max_pair_tokens",
-        "clean",
-        "split",
-    ]
+_FIRST_SETTINGS = (
+    *("source", "revision", "hub_split", "columns", "input", "max_rows", "clean", "split"),
+    *("max_source_tokens", "max_target_tokens", "max_pair_tokens"),
 )
 
 
