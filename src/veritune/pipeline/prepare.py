@@ -22,6 +22,10 @@ from veritune.progress import Reporter
 from veritune.run_dir import RunDirectory, digest, file_sha256, split_files
 
 RATES = ("parse_rate", "leak_audit")
+_FIRST_SETTINGS = (
+    *("source", "revision", "hub_split", "columns", "input", "max_rows", "clean", "split"),
+    *("max_source_tokens", "max_target_tokens", "max_pair_tokens"),
+)
 
 
 def prepare_stage(context: Context) -> dict[str, Any]:
@@ -174,14 +178,16 @@ def _as_first_declared(section: DataSection) -> dict[str, Any]:
 
     A run made before a setting existed keeps its identity.
     """
-    settings = section.model_dump()
-    defaults = DataSection().model_dump()
-    for name in ("validation_source", "test_source", "duplicates", "contamination"):
-        if settings[name] == defaults[name]:
-            del settings[name]
+    settings, defaults = section.model_dump(), DataSection().model_dump()
+    kept = {
+        name: value
+        for name, value in settings.items()
+        if name in _FIRST_SETTINGS or value != defaults[name]
+    }
     if settings["split"]["on_leak"] == defaults["split"]["on_leak"]:
-        del settings["split"]["on_leak"]
-    return settings
+        kept["split"] = {name: settings["split"][name] for name in settings["split"]}
+        del kept["split"]["on_leak"]
+    return kept
 
 
 def _identity_of_additions(recipe: Recipe) -> list[object]:
