@@ -12,6 +12,7 @@ from veritune.pipeline.choose_base import choose_base
 from veritune.pipeline.context import Context
 from veritune.pipeline.evaluate import evaluate_stage
 from veritune.pipeline.prepare import prepare_stage
+from veritune.pipeline.primary_metric import with_fixed_metric
 from veritune.pipeline.train import train_stage
 from veritune.report import build_report
 
@@ -25,7 +26,7 @@ def run_all(context: Context) -> dict[str, Any]:
     find_adapters(context.recipe.evaluate.adapters)
     with context.run.lock():
         rows = prepare_stage(context)
-        context = choose_base(context)
+        context = choose_base(with_fixed_metric(context))
         summary = train_stage(context)
         conclusion = evaluate_stage(context)
         html, markdown = report_stage(context)
