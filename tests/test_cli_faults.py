@@ -81,6 +81,7 @@ def test_a_missing_file_and_a_missing_model(tiny_llama_folder: Path, tmp_path: P
         ("lora.rank=4", "did you mean lora.r?"),
         ("evaluate.systems=[adapted]", "baseline and adapted"),
         ("report_to=[sparkline]", "unknown tracker"),
+        ("evaluate.primary_metric=pass_at_1", "no test row carries tests"),
     ],
 )
 def test_settings_that_cannot_serve(
@@ -91,9 +92,26 @@ def test_settings_that_cannot_serve(
     assert not (tmp_path / "run" / "adapter").exists()
 
 
-def test_packed_rows_for_an_encoder_decoder(tiny_t5_folder: Path, tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, tiny_t5_folder, train__padding="packed")
-    _fault(invoke("train", recipe), 2, "packed is for decoder models")
+def test_a_tracker_whose_package_is_missing_is_said_and_not_passed_over(
+    tiny_llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import accelerate.tracking
+
+    monkeypatch.setattr(accelerate.tracking, "get_available_trackers", list)
+    recipe = write_recipe(tmp_path, tiny_llama_folder, report_to=["wandb"])
+    _fault(invoke("train", recipe), 3, "report_to: wandb", "pip install wandb")
+
+
+def test_packed_rows_for_an_encoder_decoder_nobody_can_pack() -> None:
+    from veritune.config import Recipe, TrainSection
+    from veritune.errors import RecipeError
+    from veritune.pipeline.train import refuse_packed
+
+    recipe = Recipe(train=TrainSection(padding="packed"))
+    with pytest.raises(RecipeError, match="packed is for decoder models and T5"):
+        refuse_packed(recipe, "seq2seq", "bart")
+    refuse_packed(recipe, "seq2seq", "t5")
+    refuse_packed(recipe, "causal", "llama")
 
 
 def test_weights_that_do_not_fit(
@@ -193,14 +211,14 @@ def test_help_and_version_are_quick_and_complete() -> None:
 def test_the_way_out_of_a_failed_first_step_is_open(
     tiny_llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from veritune.train import loop
+    from veritune.train import step
 
     def hungry(*arguments: Any) -> None:
         raise MemoryError("too much")
 
     recipe = write_recipe(tmp_path, tiny_llama_folder)
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "loss_sum", hungry)
+        patched.setattr(step, "token_losses", hungry)
         text = _fault(invoke("train", recipe), 3, "memory ran out while training")
     assert "train.batch_size=2" in text
     advised = ["--set", "train.batch_size=2", "--set", "train.accumulation_steps=2"]

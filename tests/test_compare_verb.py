@@ -16,6 +16,7 @@ def recipe(tiny_llama_folder: Path, tmp_path: Path, own_cache: None) -> Path:  #
     return write_distinct_recipe(tmp_path, tiny_llama_folder)
 
 
+@pytest.mark.slow
 def test_two_runs_on_the_same_rows_are_paired(recipe: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "run", tmp_path / "other"
     assert invoke("run", recipe).exit_code == 0

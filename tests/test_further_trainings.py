@@ -35,6 +35,7 @@ def recipe(tiny_llama_folder: Path, tmp_path: Path, own_cache: None) -> Path:  #
     return write_distinct_recipe(tmp_path, tiny_llama_folder)
 
 
+@pytest.mark.slow
 def test_seeds_and_curve_in_one_run(recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     first = invoke("run", recipe)

@@ -3,50 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from hub_client import ask
 from hub_stand_in import Hub, serve
 from tiny_models import build_model
 
 ROWS = [{"instruction": f"Do thing {i}.", "input": "", "output": f"thing({i})"} for i in range(7)]
-
-# Runs each case in one process, because the client reads its settings when it is imported.
-_CLIENT = """
-import json, sys, warnings
-warnings.simplefilter("ignore")
-import torch
-from veritune.config import DataSection, ModelSection
-from veritune.data.sources import read_rows
-from veritune.errors import VerituneError
-from veritune.model.hardware import Placement
-from veritune.model.load import load_model, load_tokenizer
-
-def data(**settings):
-    raw = read_rows(DataSection(**settings))
-    return {"rows": [[r.instruction, r.output] for r in raw.rows], "origin": raw.origin}
-
-def model(**settings):
-    section = ModelSection(**settings)
-    loaded = load_model(section, Placement(torch.device("cpu"), torch.float32))
-    first = next(loaded.model.parameters())
-    return {"revision": loaded.revision, "sum": float(first.double().sum()),
-            "words": len(loaded.tokenizer)}
-
-for line in sys.stdin:
-    case = json.loads(line)
-    try:
-        answer = globals()[case.pop("what")](**case)
-    except VerituneError as error:
-        answer = error.to_json()
-    print(json.dumps(answer), flush=True)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -68,37 +34,11 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         yield hub
 
 
-def _ask(home: Path, url: str, *cases: dict[str, Any], offline: bool = False) -> list[Any]:
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": url,
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_OFFLINE": "1" if offline else "0",
-        "HF_HUB_DOWNLOAD_TIMEOUT": "3",
-        "HF_HUB_ETAG_TIMEOUT": "3",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", _CLIENT],
-        input="".join(json.dumps(case) + "\n" for case in cases),
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert len(answers) == len(cases), done.stderr
-    return answers
-
-
 def test_pinned_data_and_models_load_and_refusals_are_explained(hub: Hub, tmp_path: Path) -> None:
     rows = hub.repositories["datasets", "owner/rows"]
     llama = hub.repositories["models", "owner/llama"]
     source = {"what": "data", "source": "owner/rows"}
-    pinned, latest, split, revision, closed, unknown, model, no_revision, no_model, shut = _ask(
+    pinned, latest, split, revision, closed, unknown, model, no_revision, no_model, shut = ask(
         tmp_path,
         hub.url,
         {**source, "revision": rows.commit},
@@ -135,10 +75,10 @@ def test_a_cut_download_is_never_used(hub: Hub, tmp_path: Path) -> None:
     repository = hub.repositories["models", "owner/cut"]
     whole = hub.repositories["models", "owner/llama"]
     cut = {"what": "model", "name_or_path": "owner/cut"}
-    [refused] = _ask(tmp_path, hub.url, cut)
+    [refused] = ask(tmp_path, hub.url, cut)
     assert refused.get("exit_code") in (2, 3), refused
     repository.truncated.clear()
-    healed, reference = _ask(
+    healed, reference = ask(
         tmp_path,
         hub.url,
         cut,
@@ -147,11 +87,12 @@ def test_a_cut_download_is_never_used(hub: Hub, tmp_path: Path) -> None:
     assert healed["sum"] == reference["sum"], "the half file must not have been taken for whole"
 
 
+@pytest.mark.slow
 def test_offline_serves_from_the_cache_and_says_what_is_missing(hub: Hub, tmp_path: Path) -> None:
     rows = hub.repositories["datasets", "owner/rows"]
     case = {"what": "data", "source": "owner/rows", "revision": rows.commit}
-    [online] = _ask(tmp_path, hub.url, case)
-    cached, missing = _ask(
+    [online] = ask(tmp_path, hub.url, case)
+    cached, missing = ask(
         tmp_path, "http://127.0.0.1:9", case, {"what": "data", "source": "owner/other"},
         offline=True,
     )  # fmt: skip
@@ -161,5 +102,5 @@ def test_offline_serves_from_the_cache_and_says_what_is_missing(hub: Hub, tmp_pa
 
 @pytest.mark.slow
 def test_a_server_error_is_no_traceback(hub: Hub, tmp_path: Path) -> None:
-    [sick] = _ask(tmp_path, hub.url, {"what": "data", "source": "owner/sick"})
+    [sick] = ask(tmp_path, hub.url, {"what": "data", "source": "owner/sick"})
     assert sick.get("exit_code") in (2, 3) and sick["next_step"], sick

@@ -164,6 +164,13 @@ def test_verbs_one_by_one_from_the_run_directory(tiny_llama_folder: Path, tmp_pa
     assert Path(pages["report_html"]) == moved / "report.html"
     assert not (tmp_path / "run").exists()
 
+    recipe_there = (moved / "recipe.yaml").read_bytes()
+    assert invoke("report", moved, "--set", "evaluate.max_new_tokens=9").exit_code == 0
+    assert (moved / "recipe.yaml").read_bytes() == recipe_there, "numbers keep their settings"
+    (moved / "recipe.yaml").write_text("")
+    emptied = invoke("evaluate", moved)
+    assert emptied.exit_code == 2 and "the run's recipe is empty" in emptied.stderr
+
 
 @pytest.mark.slow
 def test_a_small_t5_memorises_a_handful_of_rows_and_the_report_shows_the_gap(

@@ -75,3 +75,16 @@ def test_pairs_over_the_limit_are_dropped_and_counted_never_cut(
     plan = json.loads(invoke("plan", recipe, "--json", "--set", "data.max_pair_tokens=300").stdout)
     assert plan["dropped"]["drop_too_long"] == 1
     assert plan["max_target_tokens"] < 300
+
+
+def test_a_plan_of_very_many_epochs_takes_seconds_and_counts_them_all(
+    tiny_llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from veritune import plan as module
+
+    recipe = write_recipe(tmp_path, tiny_llama_folder, train__padding="longest_in_data")
+    exact = json.loads(invoke("plan", recipe, "--json").stdout)
+    monkeypatch.setattr(module, "_LAID_OUT_PAIRS", 100)
+    many = json.loads(invoke("plan", recipe, "--json", "--set", "train.epochs=1000000").stdout)
+    for name in ("n_steps", "supervised_tokens", "real_tokens", "padded_tokens"):
+        assert many[name] == exact[name] * 500_000, name

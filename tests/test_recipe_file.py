@@ -80,6 +80,17 @@ def test_broken_yaml_says_where(tmp_path: Path, text: str, expected: str) -> Non
         load_recipe(path)
 
 
+@pytest.mark.parametrize("key", ["activation_checkpointing", "compile"])
+@pytest.mark.parametrize("word", ["on", "off"])
+def test_on_and_off_are_words_and_no_truths(key: str, word: str, tmp_path: Path) -> None:
+    by_flag = recipe_from({}, [f"train.{key}={word}"])
+    (tmp_path / "r.yaml").write_text(f"train: {{{key}: {word}}}\n")
+    for recipe in (by_flag, load_recipe(tmp_path / "r.yaml")):
+        assert getattr(recipe.train, key) == word
+        (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
+        assert load_recipe(tmp_path / "again.yaml") == recipe
+
+
 def test_a_recipe_that_is_not_utf8_or_not_there(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"seed: 1 # caf\xe9\n")
     with pytest.raises(RecipeError, match="UTF-8"):
@@ -164,3 +175,26 @@ def test_the_first_of_the_seeds_trains_and_without_any_the_seed_does() -> None:
     for wrong in ([1, 1], [-1], [True], [0.5], 3):
         with pytest.raises(RecipeError, match="seeds"):
             recipe_from({"seeds": wrong})
+
+
+def test_what_looks_like_a_date_stays_text(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("data: {revision: 2024-05-01}\n")
+    assert load_recipe(path).data.revision == "2024-05-01"
+    assert recipe_from({}, ["data.revision=2024-13-01"]).data.revision == "2024-13-01"
+
+
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        (f"lora.r={'[' * 5000}", "lora.r"),
+        (f"seed={10**22}", "seed"),
+        (f"seeds=[{2**32}]", "seeds"),
+        ("train.epochs=1e12", "train.epochs"),
+        ('output_dir="a\\0b"', "output_dir"),
+    ],
+    ids=["nested", "seed", "seeds", "epochs", "nul"],
+)
+def test_values_beyond_all_measure_are_faults_of_the_recipe(setting: str, key: str) -> None:
+    with pytest.raises(RecipeError, match=key):
+        recipe_from({}, [setting])

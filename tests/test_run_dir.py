@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from veritune.errors import RunDirectoryError
+from veritune.errors import DiskFault, RunDirectoryError
 from veritune.recipe_file import recipe_from
 from veritune.run_dir import RunDirectory, digest, open_run
 
@@ -89,3 +89,31 @@ def test_digest_depends_on_content_not_on_names(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("other")
     assert digest(tmp_path / "a") != digest(tmp_path / "b")
     assert digest({"x": 1}, "y") != digest({"x": 1}, "z")
+
+
+def test_another_process_at_work_keeps_its_recipe(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.claim(recipe_from({"train": {"epochs": 3}}))
+    with run.lock():
+        RunDirectory(tmp_path).claim(recipe_from({"train": {"epochs": 3}}))
+        with pytest.raises(RunDirectoryError, match="another process"):
+            RunDirectory(tmp_path).claim(recipe_from({"train": {"epochs": 5}}))
+    assert run.recipe().train.epochs == 3
+
+
+def test_a_stage_killed_between_its_files_is_done_again_whatever_is_asked(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.claim(recipe_from({}))
+    run.begin_stage("evaluate")
+    run.finish_stage("evaluate", "old settings", 1.0, per_system={"adapted": {}})
+    run.begin_stage("evaluate")
+    assert not run.up_to_date("evaluate", "old settings", [])
+    assert run.stage_record("evaluate")["per_system"] == {"adapted": {}}
+    run.finish_stage("evaluate", "new settings", 1.0)
+    assert run.up_to_date("evaluate", "new settings", [])
+
+
+@pytest.mark.parametrize("place", ["/proc/nowhere/run", "/dev/null/run", "/tmp/" + "a" * 300])
+def test_a_place_that_cannot_hold_a_folder_is_a_fault_in_words(place: str) -> None:
+    with pytest.raises(DiskFault, match="cannot write here"):
+        RunDirectory(Path(place)).claim(recipe_from({}))

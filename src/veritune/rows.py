@@ -6,8 +6,10 @@ lines, ``Comparison`` inside ``comparison.json``.  Every file is written whole o
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from veritune.atomic import atomic_write, write_text
+from veritune.errors import RunDirectoryError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -205,6 +208,7 @@ _EXAMPLE_SCHEMA = pa.schema(
         ("source", pa.string()),
     ]
 )
+_ROWS_PER_GROUP = 16_384
 _SCORE_SCHEMA = pa.schema(
     [
         ("example_id", pa.string()),
@@ -217,15 +221,30 @@ _SCORE_SCHEMA = pa.schema(
 )
 
 
-def write_examples(path: Path, examples: Sequence[Example]) -> None:
-    """Write examples as Parquet, whole or not at all."""
-    _write_parquet(path, [asdict(row) for row in examples], _EXAMPLE_SCHEMA)
+def write_examples(path: Path, examples: Iterable[Example]) -> None:
+    """Write examples as Parquet, whole or not at all; a row group at a time is in memory."""
+    with (
+        atomic_write(path) as temporary,
+        pq.ParquetWriter(temporary, _EXAMPLE_SCHEMA) as writer,
+    ):
+        waiting = iter(examples)
+        while rows := list(itertools.islice(waiting, _ROWS_PER_GROUP)):
+            columns = [
+                pa.array([getattr(row, field.name) for row in rows], type=field.type)
+                for field in _EXAMPLE_SCHEMA
+            ]
+            writer.write_table(pa.Table.from_arrays(columns, schema=_EXAMPLE_SCHEMA))
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Read what ``write_examples`` wrote."""
-    rows = pq.read_table(path, schema=_EXAMPLE_SCHEMA).to_pylist()
-    return [Example(**{**row, "tests": tuple(row["tests"] or ())}) for row in rows]
+    """Read what ``write_examples`` wrote.
+
+    Raises:
+        RunDirectoryError: the file is damaged; so for every reader here.
+    """
+    with _readable(path):
+        rows = pq.read_table(path, schema=_EXAMPLE_SCHEMA).to_pylist()
+        return [Example(**{**row, "tests": tuple(row["tests"] or ())}) for row in rows]
 
 
 def write_scores(path: Path, scores: Sequence[Score]) -> None:
@@ -235,8 +254,9 @@ def write_scores(path: Path, scores: Sequence[Score]) -> None:
 
 def read_scores(path: Path) -> list[Score]:
     """Read what ``write_scores`` wrote."""
-    rows = pq.read_table(path, schema=_SCORE_SCHEMA).to_pylist()
-    return [Score(**{**row, "stats": tuple(row["stats"] or ())}) for row in rows]
+    with _readable(path):
+        rows = pq.read_table(path, schema=_SCORE_SCHEMA).to_pylist()
+        return [Score(**{**row, "stats": tuple(row["stats"] or ())}) for row in rows]
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
@@ -248,22 +268,47 @@ def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
 def read_predictions(path: Path) -> list[Prediction]:
     """Read what ``write_predictions`` wrote."""
     names = {item.name for item in fields(Prediction)}
-    with path.open(encoding="utf-8") as file:
+    with _readable(path), path.open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file if line.strip()]
-    return [Prediction(**{key: row[key] for key in names}) for row in rows]
+        return [Prediction(**{key: row[key] for key in names}) for row in rows]
 
 
 def read_comparisons(path: Path) -> Conclusion:
     """Read ``comparison.json``."""
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return Conclusion(
-        primary_metric=content.pop("primary_metric"),
-        best_baseline=content.pop("best_baseline"),
-        verdict=content.pop("verdict"),
-        sentence=content.pop("sentence"),
-        comparisons=tuple(Comparison(**row) for row in content.pop("comparisons")),
-        details=content,
-    )
+    content = read_conclusion(path)
+    with _readable(path):
+        return Conclusion(
+            primary_metric=content.pop("primary_metric"),
+            best_baseline=content.pop("best_baseline"),
+            verdict=content.pop("verdict"),
+            sentence=content.pop("sentence"),
+            comparisons=tuple(Comparison(**row) for row in content.pop("comparisons")),
+            details=content,
+        )
+
+
+def read_conclusion(path: Path) -> dict[str, Any]:
+    """``comparison.json`` as verbs print it."""
+    with _readable(path):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+        return content
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Whatever a damaged file makes a reader raise, in words."""
+    try:
+        yield
+    except (pa.ArrowException, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise RunDirectoryError(
+            "a file of the run cannot be read",
+            received=f"{path.name}: {reason[0]}",
+            accepted="the file as Veritune wrote it",
+            next_step=f"delete {path} and run the same command again; its stage is then done again",
+        ) from error
 
 
 def _write_parquet(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:

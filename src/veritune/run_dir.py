@@ -30,6 +30,8 @@ _FREE_SECTIONS = (
     "output_dir",
     "train.full_learning_rate",
     "seeds",
+    "sweep.",
+    "sweep_search.",
 )
 _OURS = frozenset(
     {
@@ -53,6 +55,10 @@ _OURS = frozenset(
         "seeds",
         "curve",
         "bases",
+        "sweep",
+        "sweep.html",
+        "export",
+        "votes.sqlite",
         ".lock",
     }
 )
@@ -83,6 +89,16 @@ class RunDirectory:
     def adapter(self) -> Path:
         """The adapter in PEFT's format."""
         return self.path / "adapter"
+
+    @property
+    def adapter_weights(self) -> Path:
+        """The adapter's tensors."""
+        return self.adapter / "adapter_model.safetensors"
+
+    @property
+    def votes(self) -> Path:
+        """What people preferred on the page of `veritune serve`."""
+        return self.path / "votes.sqlite"
 
     @property
     def full_finetune(self) -> Path:
@@ -152,7 +168,7 @@ class RunDirectory:
         """
         try:
             content = json.loads(self.manifest_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
         except (ValueError, OSError) as error:
             raise RunDirectoryError(
@@ -178,6 +194,15 @@ class RunDirectory:
         record = self.manifest().get("stages", {}).get(stage, {})
         return dict(record)
 
+    def begin_stage(self, stage: str) -> None:
+        """Record that a stage's outputs are about to be replaced.
+
+        One that is killed between its files is then done again, whatever it is asked for next.
+        """
+        if record := self.stage_record(stage):
+            stages = {**self.manifest().get("stages", {}), stage: {**record, "unfinished": True}}
+            self.update_manifest(stages=stages)
+
     def finish_stage(self, stage: str, inputs_sha256: str, seconds: float, **facts: Any) -> None:
         """Record that a stage finished with these inputs."""
         stages = dict(self.manifest().get("stages", {}))
@@ -191,8 +216,10 @@ class RunDirectory:
 
     def up_to_date(self, stage: str, inputs_sha256: str, outputs: list[Path]) -> bool:
         """Whether a stage finished with exactly these inputs and its outputs are there."""
-        recorded = self.stage_record(stage).get("inputs_sha256")
-        return recorded == inputs_sha256 and all(path.exists() for path in outputs)
+        record = self.stage_record(stage)
+        if record.get("unfinished") or record.get("inputs_sha256") != inputs_sha256:
+            return False
+        return all(path.exists() for path in outputs)
 
     # -- claiming -----------------------------------------------------------------------
 
@@ -228,7 +255,11 @@ class RunDirectory:
                 )
         if is_run and self.is_trained():
             self._refuse_another_run(recipe)
-        write_text(self.recipe_file, dump_recipe(recipe))
+        text = dump_recipe(recipe)
+        if not is_run or self.recipe_file.read_bytes() != text.encode():
+            # Another process may be at work here, by the recipe that stands there now.
+            with self.lock():
+                write_text(self.recipe_file, text)
 
     def is_trained(self) -> bool:
         """Whether there is trained work to lose; before that a recipe may still be corrected."""

@@ -14,7 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from veritune.compare.pairs import Pairs
-from veritune.compare.significance import holm, mcnemar_p_value, sign_flip_p_value
+from veritune.compare.significance import (
+    FINE_FLIPS,
+    holm,
+    mcnemar_p_value,
+    sign_flip_p_value,
+)
 from veritune.compare.statistics import MIN_CLUSTERS, Estimate, bca_levels, estimate
 from veritune.compare.systems import compare_pairs
 from veritune.score.metric import Array
@@ -175,7 +180,15 @@ def test_sign_flip_p_value_is_one_where_nothing_differs_and_never_zero() -> None
     assert sign_flip_p_value(mean_difference, rows, rows, resamples=100, seed=0) == 1
     far = rows + np.array([1000, 0])
     p_value = sign_flip_p_value(mean_difference, far, rows, resamples=100, seed=0)
-    assert p_value == pytest.approx(1 / 101)
+    assert p_value == pytest.approx(1 / (FINE_FLIPS + 1))
+
+
+def test_with_few_resamples_a_clear_difference_still_survives_holm() -> None:
+    """Else an interval far from zero would stand beside "no difference detected"."""
+    rows = singletons(SKEWED)
+    far = rows + np.array([1000, 0])
+    p_value = sign_flip_p_value(mean_difference, far, rows, resamples=200, seed=0)
+    assert max(holm([p_value] * 40)) < 0.05
 
 
 @given(st.integers(0, 60), st.integers(0, 60))

@@ -9,6 +9,7 @@ import random
 import resource
 import subprocess
 import sys
+import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -64,7 +65,7 @@ def rows_or_fault(path):
     return rows
 
 
-def in_bounded_memory(path, seconds=60):
+def in_bounded_memory(path, seconds=180):
     """Prepare a file in a process of its own, which gets 1.5 GB of addresses beyond its start."""
     program = (
         "import resource, sys\n"
@@ -120,6 +121,30 @@ def test_damage_anywhere_is_rows_or_a_fault(tmp_path, suffix):
         if chance.random() < 0.3:
             damaged = damaged[: chance.randrange(len(damaged))]
         rows_or_fault(write(tmp_path, f"damaged{suffix}", bytes(damaged)))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_half_a_file_is_a_fault_that_says_so(tmp_path, suffix):
+    whole = encoded(suffix)
+    error = fault_of(write(tmp_path, f"half{suffix}", whole[: len(whole) // 2]))
+    said = {".json": "invalid JSON", ".jsonl": "invalid JSON", ".csv": "cells"}
+    assert said.get(suffix, "cut off") in error.fault
+
+
+@settings(max_examples=40, deadline=None)
+@given(content=st.binary(max_size=400), suffix=st.sampled_from([".json", ".jsonl", ".csv"]))
+def test_garbage_in_a_sound_gzip_is_rows_or_a_fault(tmp_path_factory, content, suffix):
+    path = tmp_path_factory.getbasetemp() / f"garbage{suffix}.gz"
+    path.write_bytes(gzip.compress(content))
+    rows_or_fault(path)
+
+
+@pytest.mark.parametrize("name", ["rows.zip", "rows.jsonl.zip", "rows.tar.gz", "rows.jsonl.xz"])
+def test_other_archives_are_refused_unopened(tmp_path, name):
+    path = tmp_path / name
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("rows.jsonl", "\n" * 5_000_000)
+    assert "not a data file" in fault_of(path).fault
 
 
 @settings(max_examples=60, deadline=None)
@@ -322,6 +347,21 @@ def test_a_cell_of_a_hundred_megabytes_is_left_out(tmp_path, suffix):
     else:
         pq.write_table(pa.Table.from_pylist([*ROWS, {"instruction": "q", "output": big}]), path)
     assert in_bounded_memory(path) == f"{len(ROWS)} {{'longer than 200,000 characters': 1}}"
+
+
+@pytest.mark.slow
+def test_parquet_bombs_end_in_bounded_memory(tmp_path):
+    """A kilobyte that would read as terabytes: one cell in all rows, and pages of zeros."""
+    cell = "x = 1\n" * 2_500_000
+    outputs = pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int32()), [cell])
+    questions = [f"question {n}" for n in range(20_000)]
+    for name, output in (("a", outputs), ("b", pa.chunked_array([["x" * 3_000_000] * 300]))):
+        path = tmp_path / f"{name}.parquet"
+        table = pa.table({"instruction": questions[: len(output)], "output": output})
+        pq.write_table(table, path, compression="zstd", use_dictionary=name == "a")
+        assert path.stat().st_size < 2e6
+        said = in_bounded_memory(path)
+        assert "no row has at most" in said or "times its size" in said
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,8 @@ def tree_of(code):
 
 @given(code_like)
 @example("x = 1\\\n\n")
+@example("\\\n\t")
+@example("\n\\\n\n")
 @example("x = '''\r\n  '''  \r\n")
 def test_whitespace_is_normalised_without_changing_the_program(code):
     before = tree_of(code)

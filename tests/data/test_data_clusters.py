@@ -156,7 +156,7 @@ def test_candidates_hold_nearly_every_pair_above_the_threshold():
     assert len(found) < 0.05 * len(texts) ** 2
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=20), st.text(max_size=40)), max_size=8))
 def test_any_text_gets_a_cluster_and_equal_rows_the_same(pairs):
     ids = clusters_of(*pairs, *pairs)

@@ -1,13 +1,13 @@
 import ast
 import doctest
+import hashlib
 import inspect
 import os
 import textwrap
 
 import pytest
 
-from veritune.config import DataSection
-from veritune.data.doctests import examples_in, without_doctests
+from veritune.config import CodeSection, DataSection
 from veritune.data.sources import read_rows
 from veritune.errors import DataError
 
@@ -44,7 +44,8 @@ def double(number: int,
 async def later(value):
     'Wait for a value.'
     await value
-    return LIMIT
+    limit = LIMIT
+    return limit
 
 
 class Stack:
@@ -123,12 +124,17 @@ def line_of(start):
     return next(n for n, line in enumerate(MODULE.split("\n"), 1) if line.startswith(start))
 
 
+def place_of(row):
+    """Provenance without the hash."""
+    return row.source.partition("@")[0]
+
+
 def mine(source, **settings):
     return read_rows(DataSection(source=f"code:{source}", **settings))
 
 
 @pytest.fixture
-def mined(tmp_path):
+def mined(tmp_path, sandbox):  # without one no test is verified, and none is kept
     (tmp_path / "module.py").write_text(MODULE, encoding="utf-8")
     return mine(tmp_path / "module.py")
 
@@ -147,17 +153,16 @@ def run_doctests(row):
 
 
 def test_public_documented_functions_with_a_body_are_mined(mined):
-    assert [(row.entry_point, row.source) for row in mined.rows] == [
+    assert [(row.entry_point, place_of(row)) for row in mined.rows] == [
         ("double", f"module.py:{line_of('def double')}"),
         ("later", f"module.py:{line_of('async def later')}"),
         ("Stack.push", f"module.py:{line_of('    def push')}"),
-        ("computes", f"module.py:{line_of('def computes')}"),
     ]
     assert mined.origin["left_out"] == {
         "functions described by examples alone": 1,
         "functions without a docstring": 1,
-        "private functions": 2,
-        "trivial functions": 3,
+        "private functions": 3,
+        "trivial functions": 4,
     }
 
 
@@ -240,7 +245,7 @@ def test_the_setup_has_no_main_part_and_no_second_definition(by_name):
 )
 def test_no_tests_where_the_module_would_put_its_own_function_in_place(tmp_path, rebinding):
     (tmp_path / "module.py").write_text(MODULE + rebinding, encoding="utf-8")
-    rows = {row.source: row for row in mine(tmp_path / "module.py").rows}
+    rows = {place_of(row): row for row in mine(tmp_path / "module.py").rows}
     assert rows["module.py:8"].tests == ()
     assert rows["module.py:8"].test_setup == ""
 
@@ -266,11 +271,8 @@ def test_tests_generated_hidden_and_foreign_code_is_left_out(tmp_path):
     (tmp_path / "broken.py").write_text("def f(:\n", encoding="utf-8")
     (tmp_path / "nul.py").write_bytes(b"x = 1\0")
     (tmp_path / "odd.py").write_bytes(b"# coding: no-such-coding\n")
-    (tmp_path / "latin.py").write_bytes(
-        '# coding: latin-1\ndef f(x):\n    "Größe."\n    x = x + 1\n    return "é"\n'.encode(
-            "latin-1"
-        )
-    )
+    latin = '# coding: latin-1\ndef f(x):\n    "Größe."\n    x += 1\n    x += 1\n    return "é"\n'
+    (tmp_path / "latin.py").write_bytes(latin.encode("latin-1"))
     (tmp_path / "link.py").symlink_to(tmp_path / "package" / "a.py")
     result = mine(tmp_path)
     assert list(dict.fromkeys(row.source.partition(":")[0] for row in result.rows)) == [
@@ -282,6 +284,8 @@ def test_tests_generated_hidden_and_foreign_code_is_left_out(tmp_path):
     left_out = result.origin["left_out"]
     assert left_out["files that do not parse"] == 2
     assert left_out["generated files"] == left_out["files of unknown encoding"] == 1
+    assert left_out["test files"] == 4
+    assert left_out["vendored files"] == left_out["virtual environments"] == 1
     assert mine(tmp_path) == result
     assert [row.source for row in mine(tmp_path, max_rows=2).rows] == [
         row.source for row in result.rows[:2]
@@ -295,10 +299,10 @@ def test_a_file_name_that_is_no_utf8_still_gives_a_provenance(tmp_path):
 
 def test_layouts_that_cannot_be_taken_apart_are_left_out(tmp_path):
     (tmp_path / "module.py").write_text(
-        'def one(x): "Doc."; x = x + 1; return x\n'
-        'def two(x):\n    "Doc."; x = x + 1\n    return x\n'
-        'def three(x):\n    ("Doc "\n     "more.")\n    x += 1\n    return x\n'
-        "def four(x):\n\t'Doc.'\n\tx += 1\n\treturn x\n",
+        'def one(x): "Doc."; x = x + 1; x += 1; return x\n'
+        'def two(x):\n    "Doc."; x = x + 1\n    x += 1\n    return x\n'
+        'def three(x):\n    ("Doc "\n     "more.")\n    x += 1\n    x += 1\n    return x\n'
+        "def four(x):\n\t'Doc.'\n\tx += 1\n\tx += 1\n\treturn x\n",
         encoding="utf-8",
     )
     result = mine(tmp_path)
@@ -307,6 +311,52 @@ def test_layouts_that_cannot_be_taken_apart_are_left_out(tmp_path):
         assert "Doc" not in row.output and "x += 1" in row.output
     assert result.rows[-1].entry_point == "four"
     assert result.origin["left_out"]["functions of unusual layout"] >= 2
+
+
+def test_provenance_names_the_files_own_hash(mined, tmp_path):
+    content = (tmp_path / "module.py").read_bytes()
+    hashes = {row.source.partition("@")[2] for row in mined.rows}
+    assert hashes == {hashlib.sha256(content).hexdigest()[:12]}
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason", "names"),
+    [
+        ("include_private", "private functions", {"Stack._hidden", "Stack.__len__"}),
+        ("include_trivial", "trivial functions", {"refuses", "delegates", "computes", "passes"}),
+    ],
+)
+def test_each_kind_of_function_comes_in_by_its_switch(tmp_path, setting, reason, names):
+    (tmp_path / "module.py").write_text(
+        MODULE.replace("        a = 1\n", "        a = 1\n        b = 2\n"), encoding="utf-8"
+    )
+    without = mine(tmp_path)
+    found = mine(tmp_path, code=CodeSection(**{setting: True}))
+    added = {row.entry_point for row in found.rows} - {row.entry_point for row in without.rows}
+    assert names <= added
+    assert without.origin["left_out"][reason] >= len(names)
+    assert reason not in found.origin["left_out"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason", "file"),
+    [
+        ("include_tests", "test files", "tests/test_a.py"),
+        ("include_vendored", "vendored files", "package/_vendor/a.py"),
+        ("include_generated", "generated files", "package/a_pb2.py"),
+        ("include_generated", "generated files", "build/lib/a.py"),
+    ],
+)
+def test_each_kind_of_file_comes_in_by_its_switch(tmp_path, setting, reason, file):
+    (tmp_path / "module.py").write_text(MODULE, encoding="utf-8")
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(MODULE, encoding="utf-8")
+    without = mine(tmp_path)
+    assert without.origin["left_out"][reason] == 1
+    assert {place_of(row).partition(":")[0] for row in without.rows} == {"module.py"}
+    found = mine(tmp_path, code=CodeSection(**{setting: True}))
+    assert {place_of(row).partition(":")[0] for row in found.rows} == {"module.py", file}
+    assert reason not in found.origin["left_out"]
 
 
 @pytest.mark.parametrize("target", ["", "no/such/folder", "data.txt"])
@@ -325,6 +375,7 @@ def test_code_without_documented_functions_is_refused_with_the_counts(tmp_path):
     assert "1 functions without a docstring" in caught.value.received
 
 
+@pytest.mark.slow
 def test_the_standard_library_gives_pairs_that_say_what_its_functions_say():
     result = mine("stdlib")
     assert len(result.rows) > 1000
@@ -336,24 +387,3 @@ def test_the_standard_library_gives_pairs_that_say_what_its_functions_say():
     assert ast.dump(ast.parse(row.output)) == ast.dump(tree)
     for row in result.rows[::7]:
         assert len(ast.parse(row.output).body) == 1
-
-
-def test_taken_out_doctests_are_those_that_doctest_finds():
-    parser = doctest.DocTestParser()
-    for function in (doctest.DocTestParser, doctest.script_from_examples, textwrap.indent):
-        documentation = inspect.getdoc(function) or ""
-        expected = parser.get_examples(documentation)
-        again = parser.get_examples("\n".join(examples_in(documentation)))
-        assert [(e.source.rstrip(), e.want) for e in again] == [
-            (e.source.rstrip(), e.want) for e in expected
-        ] or not any(e.want for e in expected)
-        assert ">>>" not in without_doctests(documentation)
-
-
-def test_odd_doctests_do_no_harm():
-    malformed = "Add.\n\n>>>f(1)\n2\n"
-    assert examples_in(malformed) == ()
-    assert without_doctests(malformed) == malformed.strip()
-    assert examples_in(">>> f(1)  # doctest: +SKIP\n2\n") == ()
-    assert examples_in(">>> f(1)\n") == ()
-    assert examples_in(">>> print('  a')\n  a\n") == (">>> print('  a')\n  a",)

@@ -2,7 +2,6 @@ import ast
 import importlib.metadata
 import json
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
+from cpu_time import cpu_seconds
 from veritune.config import ContaminationSection, DataSection
 from veritune.data.benchmark_overlap import shared_runs, similar_texts
 from veritune.data.benchmarks import read_benchmark
 from veritune.data.card_page import render_card
-from veritune.data.compared import Compared
 from veritune.data.contamination import find_contamination
 from veritune.data.prepare import prepare, write_prepared
 from veritune.data.raw_rows import RawRow
@@ -55,6 +54,15 @@ TASKS = [
         "    return best\n",
     ),
 ]
+
+ONE_MORE = (
+    "Given the marks of several pupils by name, give back the names of all those whose mean mark"
+    " is above the mean of everybody's marks",
+    "def above_mean(marks):\n    every = [mark for own in marks.values() for mark in own]\n"
+    "    mean = sum(every) / len(every)\n    found = []\n"
+    "    for name, own in sorted(marks.items()):\n"
+    "        if sum(own) / len(own) > mean:\n            found.append(name)\n    return found\n",
+)
 
 
 def needs_humaneval():
@@ -116,8 +124,7 @@ def matches_of(rows, **settings_of_section):
         RawRow(row["instruction"], "", row["output"], source=f"row {n}")
         for n, row in enumerate(rows)
     ]
-    texts = Compared.of(raw, with_named=True)
-    return find_contamination(texts, raw, ContaminationSection(**settings_of_section))
+    return find_contamination(raw, ContaminationSection(**settings_of_section))
 
 
 @pytest.mark.parametrize("how", ["both", "question", "answer", "named", "docstring"])
@@ -257,23 +264,47 @@ def test_rows_given_for_test_stay_and_are_listed(tmp_path):
     assert [match["dropped"] for match in card["contamination"]["matches"]] == [False]
 
 
-def test_planted_humaneval_problems_among_a_thousand_clean_rows():
-    needs_humaneval()
-    path = SHARED / "python-codes-260.jsonl"
-    real = read_rows(DataSection(source=str(path))).rows if path.exists() else []
-    mined = read_rows(DataSection(source="code:stdlib", max_rows=1000 - len(real))).rows
-    rows = [{"instruction": row.instruction, "output": row.output} for row in [*real, *mined]]
-    tasks = {task.example_id: task for task in read_benchmark("humaneval")}
+def like_humaneval(folder):
+    """A file in HumanEval's format, for where its package is not installed."""
+    path = folder / "like-humaneval.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for number, (text, code) in enumerate([*TASKS[:2], *TASKS[3:], ONE_MORE]):
+            signature, _, body = code.partition("\n")
+            name = re.match(r"def (\w+)", signature)[1]
+            task = {
+                "task_id": f"HumanEval/{number}",
+                "prompt": f'{signature}\n    """{text}."""\n',
+                "entry_point": name,
+                "canonical_solution": body,
+                "test": f"def check(candidate):\n    assert candidate({number}) is not None\n",
+            }
+            file.write(f"{json.dumps(task)}\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("numbers", [(0, 6, 32, 115, 163), (0, 1, 2, 3, 4)])
+def test_five_planted_humaneval_problems_are_found_among_a_thousand_clean_rows(tmp_path, numbers):
+    if max(numbers) > len(TASKS):
+        needs_humaneval()
+        against = "humaneval"
+        path = SHARED / "python-codes-260.jsonl"
+        real = read_rows(DataSection(source=str(path))).rows if path.exists() else []
+        mined = read_rows(DataSection(source="code:stdlib", max_rows=1000 - len(real))).rows
+        rows = [{"instruction": row.instruction, "output": row.output} for row in [*real, *mined]]
+    else:
+        against, rows = like_humaneval(tmp_path), clean_rows(1000)
+    assert len(rows) == 1000
+    tasks = {task.example_id: task for task in read_benchmark(against)}
     planted = {}
-    for place, number in zip((10, 200, 400, 600, 999), (0, 6, 32, 115, 163), strict=True):
+    for place, number in zip((10, 200, 400, 600, 1004), numbers, strict=True):
         task = tasks[f"HumanEval/{number}"]
         question = task.instruction.replace(task.entry_point, "solve").replace("    ", "\t")
         code = task.reference.replace(task.entry_point, "solve")
         for name in set(re.findall(r"(\w+) = ", code)):
             code = re.sub(rf"\b{name}\b", f"the_{name}", code)
-        rows[place] = {"instruction": question, "output": "# solved\n" + code}
+        rows.insert(place, {"instruction": question, "output": "# solved\n" + code})
         planted[place] = task.example_id
-    found = matches_of(rows, against=["humaneval"])
+    found = matches_of(rows, against=[against])
     assert {match.row: match.task.example_id for match in found} == planted
 
 
@@ -281,7 +312,6 @@ def test_planted_humaneval_problems_among_a_thousand_clean_rows():
 def test_fifty_thousand_rows_against_humaneval_take_under_a_minute():
     needs_humaneval()
     rows = [RawRow(row["instruction"], "", row["output"]) for row in clean_rows(50_000)]
-    texts = Compared.of(rows, with_named=True)
-    started = time.perf_counter()
-    assert find_contamination(texts, rows, ContaminationSection(against=["humaneval"])) == []
-    assert time.perf_counter() - started < 60
+    started = cpu_seconds()
+    assert find_contamination(rows, ContaminationSection(against=["humaneval"])) == []
+    assert cpu_seconds() - started < 60

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from veritune.config import DataSection
-from veritune.data.findings import find_all, modules_of
+from veritune.data.findings import find_all
 from veritune.data.findings.broken import (
     CUT_OFF,
     FENCE,
@@ -34,7 +34,12 @@ def rows(*pairs):
 
 
 def by_name(examples, **options):
-    return {item["name"]: item for item in find_all(examples, **options)}
+    found, _, _ = find_all(examples, **options)
+    return {item.name: item.to_json() for item in found}
+
+
+def modules_of(examples):
+    return find_all(examples)[1].modules_found()
 
 
 @pytest.mark.parametrize(
@@ -90,7 +95,7 @@ def test_one_question_with_several_answers_and_one_answer_with_many_questions():
     assert found["several_answers"]["n_rows"] == 3 and not found["several_answers"]["setting"]
     assert found["several_answers"]["kinds"] == {"2 answers to one question": 3}
     assert found["many_questions"]["n_rows"] == 4
-    ignoring = by_name(examples, inputs_left_out=True)["several_answers"]
+    ignoring = by_name(examples, source_has_inputs=True)["several_answers"]
     assert ignoring["setting"] == "data.input=join"
     told_apart = [row(0, "Add", "a", "1"), row(1, "Add", "b", "2")]
     assert "several_answers" not in by_name(told_apart)
@@ -108,6 +113,8 @@ def test_one_question_with_several_answers_and_one_answer_with_many_questions():
         ("from pathlib import Path\nPath('x').read_text()", [FILES]),
         ("import shutil, socket\ninput()", [KEYBOARD, FILES, NETWORK]),
         ("items = [1]\nitems.remove(1)", []),
+        ("self._labels.remove(1)", []),
+        ("self.path.unlink()", [FILES]),
         ("def input_of(x): return x", []),
         ("from . import requests", []),
     ],
@@ -132,8 +139,8 @@ def test_modules_are_looked_up_and_not_imported(monkeypatch):
 
 
 def test_sound_rows_have_no_findings():
-    assert find_all(rows(("a", "print(1)"), ("b", "print(2)"))) == []
-    assert find_all([]) == []
+    assert by_name(rows(("a", "print(1)"), ("b", "print(2)"))) == {}
+    assert by_name([]) == {}
 
 
 def test_the_card_shows_findings_escaped(tmp_path):
@@ -146,7 +153,8 @@ def test_the_card_shows_findings_escaped(tmp_path):
     prepared = prepare(DataSection(source=str(path)), 0)
     write_prepared(prepared, tmp_path / "data")
     card = json.loads((tmp_path / "data" / "card.json").read_text())
-    assert [item["name"] for item in card["findings"]] == ["does_not_parse"]
+    names = [item["name"] for item in card["findings"] if item["level"] != "know"]
+    assert names == ["does_not_parse", "small_test", "licence"]
     page = (tmp_path / "data" / "card.html").read_text()
     assert "<script>" not in page and "&lt;script&gt;" in page
     assert "data.clean.drop_unparseable=true" in page

@@ -1,13 +1,13 @@
 import builtins
 import json
 import re
-import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cpu_time import cpu_seconds
 from veritune.config import DataSection, DuplicatesSection, SplitSection
 from veritune.data.card_page import render_card
 from veritune.data.compared import Compared
@@ -104,9 +104,9 @@ def test_an_audit_of_thousands_takes_seconds():
         for n in range(5500)
     ]
     texts = Compared.of(rows)
-    started = time.perf_counter()
+    started = cpu_seconds()
     audit(rows, texts, ["train"] * 5000 + ["test"] * 500, [str(n) for n in range(5500)])
-    assert time.perf_counter() - started < 10
+    assert cpu_seconds() - started < 10
 
 
 def distinct_rows(n, offset=0):

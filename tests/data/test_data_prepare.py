@@ -177,15 +177,15 @@ def test_the_page_escapes_hostile_text_and_loads_nothing(source):
         instruction=row.instruction, reference=HOSTILE, input=HOSTILE, example_id=HOSTILE
     )
     prepared.card["parse_failures"][HOSTILE] = 1
-    prepared.card["origin"].update(
-        licence=HOSTILE, notices=[HOSTILE], columns=[HOSTILE], left_out={HOSTILE: 3}
-    )
+    prepared.card["origin"].update(notices=[HOSTILE], columns=[HOSTILE], left_out={HOSTILE: 3})
+    prepared.card["licence"]["name"] = HOSTILE
     page = render_card(prepared.card)
     parser = Tags()
     parser.feed(page)
     tags = {tag for tag, _ in parser.seen}
     assert not tags & {"script", "link", "img", "iframe"}
-    assert not any(name in ("src", "href") for _, attrs in parser.seen for name in attrs)
+    links = [attrs[name] for _, attrs in parser.seen for name in attrs if name in ("src", "href")]
+    assert all(link.startswith("#") for link in links)
     assert sum(HOSTILE in text for text in parser.text) >= 6
     assert "width=device-width" in page and "prefers-color-scheme" in page
     assert len(page) < 200_000

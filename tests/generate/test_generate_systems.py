@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from veritune.config import EvaluateSection, LoraSection, ModelSection
-from veritune.generate.decode import decode
+from veritune.errors import OutOfMemory
+from veritune.generate import decode as decode_module
+from veritune.generate.decode import Sampling, decode, decoder_of
 from veritune.generate.latency import latency_rounds
 from veritune.generate.retrieval import NearestQuestions
+from veritune.generate.slots import KeyValues
 from veritune.generate.systems import Systems
 from veritune.model.hardware import Placement
 from veritune.model.load import load_model
@@ -134,6 +137,12 @@ def test_retrieval_copies_the_nearest_answer_but_not_its_own() -> None:
         assert len(row) == 2
 
 
+def test_the_index_says_nothing_on_its_own_account(caplog: pytest.LogCaptureFixture) -> None:
+    # Its library asks for its debug messages; beside another library's handler they show.
+    NearestQuestions(_examples("train"), join_input=True)
+    assert not caplog.records
+
+
 def test_a_question_without_a_known_word_still_gets_an_answer() -> None:
     train = _examples("train", 3)
     odd = Example("x", "x", "test", "¿¿ ??", "", "pass")
@@ -182,3 +191,66 @@ def test_latency_is_measured_in_turn_with_a_fixed_number_of_tokens(
     order = [name for name, _ in asked]
     assert order == ["plain", "model"] * 2 + ["model", "plain"] + ["plain", "model"]
     assert [tokens for _, tokens in asked] == [2, 2, *[5] * 6]
+
+
+def test_sampled_answers_depend_on_prompt_seed_and_number_alone(tiny_qwen2_folder: Path) -> None:
+    model, wording = _ready(tiny_qwen2_folder)
+    prompts = [wording.prompt(row) for row in _examples()]
+
+    def drawn(asked: list[str], batch_size: int, seed: int = 7) -> list[str]:
+        sampling = Sampling(n=3, temperature=1.2, top_p=0.95, seed=seed)
+        answers = decode(
+            model, wording, asked, max_new_tokens=10, batch_size=batch_size, sampling=sampling
+        )
+        return [answer.raw for answer in answers]
+
+    whole = drawn(prompts, 4)
+    assert len(set(whole[:3])) == 3
+    assert whole == drawn(prompts, 1)
+    assert whole[3:6] == drawn([prompts[1]], 2)
+    assert whole != drawn(prompts, 4, seed=8)
+
+
+def test_models_that_the_own_decoder_does_not_know_answer_through_transformers(
+    tiny_llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, wording = _ready(tiny_llama_folder)
+    prompts = [wording.prompt(row) for row in _examples()]
+    asked: list[int] = []
+    generate = model.generate
+
+    def watched(**arguments: Any) -> Any:
+        asked.append(len(arguments["input_ids"]))
+        return generate(**arguments)
+
+    monkeypatch.setattr(model, "generate", watched)
+    assert decoder_of(model) == "veritune"
+    own = decode(model, wording, prompts, max_new_tokens=8, batch_size=2)
+    assert asked == []
+    monkeypatch.setattr(decode_module, "why_not", lambda model, adapters: "too new")
+    assert decoder_of(model) == "transformers (too new)"
+    assert decode(model, wording, prompts, max_new_tokens=8, batch_size=2) == own
+    assert asked == [2, 2, 1]
+
+
+def test_a_batch_that_does_not_fit_is_halved(
+    tiny_llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, wording = _ready(tiny_llama_folder)
+    prompts = [wording.prompt(row) for row in _examples()]
+    expected = decode(model, wording, prompts, max_new_tokens=8, batch_size=4)
+    reserve, tried = KeyValues.reserve, []
+
+    def small(self: Any, n_slots: int, capacity: int) -> None:
+        tried.append(n_slots)
+        if n_slots > room:
+            raise MemoryError
+        reserve(self, n_slots, capacity)
+
+    monkeypatch.setattr(KeyValues, "reserve", small)
+    room = 1
+    assert decode(model, wording, prompts, max_new_tokens=8, batch_size=4) == expected
+    assert tried == [4, 2, 1]
+    room = 0
+    with pytest.raises(OutOfMemory, match="one answer"):
+        decode(model, wording, prompts, max_new_tokens=8, batch_size=4)

@@ -13,7 +13,7 @@ from veritune.model.adapter import load_adapter, save_adapter
 from veritune.model.hardware import Placement
 from veritune.model.load import load_model
 from veritune.model.lora import attach_lora
-from veritune.model.merged import merged_model, share_weights
+from veritune.model.merged import merged_model, own_memory, share_weights
 
 CPU = Placement(torch.device("cpu"), torch.float32)
 
@@ -72,3 +72,22 @@ def test_bf16_weights_are_folded_in_fp32_and_unadapted_ones_are_shared(
     assert torch.equal(merged.get_submodule(name).weight, expected)
     mlp = "model.layers.0.mlp.up_proj.weight"
     assert merged.get_parameter(mlp).data_ptr() == plain.get_parameter(mlp).data_ptr()
+
+
+def test_weights_leave_the_mapped_file_for_all_who_share_them(
+    tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    base = _base(tiny_llama_folder)
+    plain = share_weights(base)
+    adapted = load_adapter(base, _adapter(tiny_llama_folder, tmp_path / "adapter"))
+    before = {
+        name: (tensor.clone(), tensor.data_ptr()) for name, tensor in plain.named_parameters()
+    }
+    own_memory(plain)
+    inside = dict(adapted.get_base_model().named_parameters())
+    for name, tensor in plain.named_parameters():
+        values, place = before[name]
+        assert torch.equal(tensor, values)
+        assert tensor.data_ptr() != place and tensor.data_ptr() % 64 == 0
+        wrapped = name.replace("_proj.", "_proj.base_layer.")
+        assert inside.get(name, inside.get(wrapped)).data_ptr() == tensor.data_ptr()

@@ -29,6 +29,8 @@ def test_a_chat_model_gets_its_own_template_and_end_of_turn(tiny_llama_folder: P
     prompt = wording.prompt(_example("Add two numbers."))
     assert prompt.count("<|im_start|>user\nAdd two numbers.<|im_end|>") == 1
     assert prompt.endswith("<|im_start|>assistant\n")
+    both = [_example("Add two numbers."), _example("{no} template", "given")]
+    assert wording.prompts(both) == [wording.prompt(example) for example in both]
     [answer] = wording.encode_answers(["x = 1"])
     assert answer[-1] == wording.end_id == wording.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert answer.count(wording.end_id) == 1

@@ -49,6 +49,19 @@ def test_sixty_tested_rows_make_pass_at_1_the_metric(
 
 
 @pytest.mark.usefixtures("sandbox")
+@pytest.mark.parametrize(("n_clusters", "metric"), [(29, "chrf"), (30, "pass_at_1")])
+def test_pass_at_1_is_not_the_metric_where_it_could_have_no_interval(
+    tmp_path: Path, n_clusters: int, metric: str
+) -> None:
+    rows = [replace(example(i), cluster_id=f"c{i % n_clusters}") for i in range(70)]
+    here = context(tmp_path, rows)
+    fix_primary_metric(here)
+    assert here.run.recipe().evaluate.primary_metric == metric
+    notices = str(here.run.manifest().get("notices", ""))
+    assert ("in 29 clusters, too few" in notices) == (metric == "chrf")
+
+
+@pytest.mark.usefixtures("sandbox")
 def test_broken_references_stop_everything_unless_left_out() -> None:
     rows = [example(0), example(1, broken=True), example(2)]
     runner = open_runner(Silent())

@@ -54,6 +54,11 @@ def test_prepare_prints_what_the_data_can_be_trusted_for(recipe_path):
     done = CliRunner().invoke(app, ["prepare", str(recipe_path), "--json"])
     assert done.exit_code == 0, done.output
     printed = json.loads(done.stdout)
+    assert printed.keys() >= {
+        *("n_rows", "n_exact_duplicates", "n_near_duplicate_clusters", "n_contaminated"),
+        *("n_train", "n_validation", "n_test", "leak_audit", "parse_rate"),
+    }
+    assert {tuple(sides) for sides in printed["leak_audit"].values()} == {("question", "answer")}
     assert printed["n_rows"] == 32
     assert printed["n_exact_duplicates"] == 1
     assert printed["n_contaminated"] == 1

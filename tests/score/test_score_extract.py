@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cpu_time import cpu_seconds
 from veritune.score import extract_code
 
 
@@ -58,6 +57,6 @@ def test_a_fenced_program_comes_out_whole(code: str) -> None:
 
 @pytest.mark.parametrize("piece", ["a", " ", "`", "``` ", "```x\n", "~~~\n", "a```b", "`` "])
 def test_hostile_text_is_read_in_time(piece: str) -> None:
-    started = time.perf_counter()
+    started = cpu_seconds()
     extract_code(piece * (200_000 // len(piece)))
-    assert time.perf_counter() - started < 5
+    assert cpu_seconds() - started < 5

@@ -3,7 +3,6 @@ from __future__ import annotations
 import ast
 import io
 import sysconfig
-import time
 import tokenize
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cpu_time import cpu_seconds
 from veritune.score.lexer import DEDENT, INDENT, NEWLINE, bleu_tokens, lex
 
 SYMBOLS = {tokenize.NEWLINE: NEWLINE, tokenize.INDENT: INDENT, tokenize.DEDENT: DEDENT}
@@ -264,6 +264,6 @@ HOSTILE = {
 
 @pytest.mark.parametrize("piece", HOSTILE.values(), ids=HOSTILE.keys())
 def test_hostile_text_is_lexed_in_time(piece: str) -> None:
-    started = time.perf_counter()
+    started = cpu_seconds()
     lex(piece * (200_000 // len(piece)))
-    assert time.perf_counter() - started < 10
+    assert cpu_seconds() - started < 10

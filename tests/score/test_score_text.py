@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import ast
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
+from cpu_time import cpu_seconds
 from veritune.errors import DataError, RecipeError
 from veritune.rows import Example, Prediction
 from veritune.score import METRICS, TEXT_METRICS, corpus_value, reference_scores, score_predictions
@@ -215,6 +215,6 @@ def test_what_does_not_fit_is_refused() -> None:
 
 @pytest.mark.parametrize("name", TEXT_METRICS)
 def test_a_hostile_length_costs_seconds_not_memory(name: str) -> None:
-    started = time.perf_counter()
+    started = cpu_seconds()
     METRICS[name].score("a b c " * 20_000, "c b a " * 20_000)
-    assert time.perf_counter() - started < 10
+    assert cpu_seconds() - started < 10

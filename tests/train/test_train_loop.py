@@ -21,7 +21,7 @@ from veritune.model.hardware import Placement
 from veritune.model.load import load_model
 from veritune.model.lora import attach_lora
 from veritune.progress import Silent
-from veritune.train import loop
+from veritune.train import step as step_module
 from veritune.train.batches import EncodedPair, epoch_batches, make_layout
 from veritune.train.checkpoint import checkpoints, trainable_tensors
 from veritune.train.flops import count_weights
@@ -225,14 +225,14 @@ def test_an_interrupt_saves_and_the_resumed_run_ends_bit_equal(
     summary = _training(whole, tmp_path / "whole").run()
 
     taken = 0
-    step = Training._step
+    original = Training._step
 
-    def interrupting(self: Training, *arguments: Any) -> dict[str, float]:
+    def interrupting(self: Training, *arguments: Any) -> Any:
         nonlocal taken
         taken += 1
         if taken == 3:
             os.kill(os.getpid(), signal.SIGINT)
-        return step(self, *arguments)
+        return original(self, *arguments)
 
     monkeypatch.setattr(Training, "_step", interrupting)
     with pytest.raises(Interrupted, match="after step 3 of 8") as caught:
@@ -324,9 +324,10 @@ def test_a_checkpoint_holds_no_pickle(tiny_llama_folder: Path, tmp_path: Path) -
 def test_divergence_is_named_before_it_ruins_the_adapter(
     tiny_llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        loop, "loss_sum", lambda model, batch: next(iter(_grads(model))).sum() * float("nan")
-    )
+    def broken(model: Any, batch: Any, importance: Any) -> torch.Tensor:
+        return (_grads(model)[0].sum() * float("nan")).expand(batch.n_supervised)
+
+    monkeypatch.setattr(step_module, "token_losses", broken)
     with pytest.raises(EnvironmentFault, match="diverged at step 1"):
         _training(_model(tiny_llama_folder), tmp_path).run()
 
@@ -334,15 +335,15 @@ def test_divergence_is_named_before_it_ruins_the_adapter(
 def test_out_of_memory_names_two_settings_that_need_less(
     tiny_llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def hungry(model: Any, batch: Any) -> torch.Tensor:
+    def hungry(model: Any, batch: Any, importance: Any) -> torch.Tensor:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
 
-    monkeypatch.setattr(loop, "loss_sum", hungry)
+    monkeypatch.setattr(step_module, "token_losses", hungry)
     with pytest.raises(OutOfMemory, match="memory ran out while training") as caught:
         _training(_model(tiny_llama_folder), tmp_path).run()
-    step = str(caught.value.next_step)
-    assert "train.batch_size=2" in step and "train.accumulation_steps=2" in step
-    assert "data.max_pair_tokens" in step
+    advice = str(caught.value.next_step)
+    assert "train.batch_size=2" in advice and "train.accumulation_steps=2" in advice
+    assert "data.max_pair_tokens" in advice
 
 
 def _grads(model: Any) -> list[torch.Tensor]:

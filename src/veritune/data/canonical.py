@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import re
 from collections.abc import Iterator
@@ -23,8 +24,18 @@ _LEXEME = re.compile(
     r"|(?P<mark>[^\w\s])",
     re.DOTALL,
 )
-_SCOPES = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-_DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_SCOPES = frozenset({ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef})
+_BINDING_FIELD: dict[type[ast.AST], str] = {
+    ast.Name: "id",
+    ast.arg: "arg",
+    **dict.fromkeys(
+        (
+            *(ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef),
+            *(ast.ExceptHandler, ast.MatchAs, ast.MatchStar),
+        ),
+        "name",
+    ),
+}
 _IGNORED_FIELDS = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 _NAME_FIELDS = frozenset({"id", "arg", "attr", "name", "names", "rest"})
 
@@ -52,7 +63,7 @@ def canonical_answer(code: str, *, rename: bool = True) -> Canonical:
     """An answer without comments, docstrings and layout, its own names numbered.
 
     Two programs that differ in these only have equal keys.  Code that does not parse keeps
-    its names, and is compared word by word.
+    its names, and is compared word by word; so is text that is nothing but comments.
 
     Args:
         rename: number the names that the code binds itself; else names count as they are.
@@ -68,45 +79,53 @@ def answer_forms(
     if isinstance(tree, str):
         words = list(_words(code, {}, set()))
         return Canonical(" ".join(words) if words else code.strip(), words), words
-    names = _own_names(tree) if rename else {}
-    starts = _offsets(code, _take_docstrings(tree))
+    names, docstrings = _looked_through(tree)
+    names = names if rename else {}
+    starts = _offsets(code, docstrings)
     digest = hashlib.blake2b("\x1f".join(_flat(tree, names)).encode("utf-8", "surrogatepass"))
     words = list(_words(code, names, starts))
+    if not words:  # all of it is comments and docstrings, which then are what it says
+        words = _WORD.findall(code.casefold())
+        return Canonical(" ".join(words) if words else code.strip(), words), words
     named = list(_words(code, {}, starts)) if with_named and names else words
     return Canonical(digest.hexdigest(), words), named
 
 
-def _own_names(tree: ast.Module) -> dict[str, str]:
-    """The names that the code itself binds (imports aside), numbered in order of structure."""
+def _looked_through(tree: ast.Module) -> tuple[dict[str, str], list[tuple[int, int]]]:
+    """(names that the code itself binds, numbered; where docstrings were) of one walk.
+
+    Imported names are left out.  Numbers go by the order of structure, breadth first.
+    Docstrings are taken out of the tree; each is given as (line from 1, column).
+    """
     names: dict[str, str] = {}
-    for node in ast.walk(tree):
-        bound: str | None = None
-        if isinstance(node, ast.Name):
-            bound = None if isinstance(node.ctx, ast.Load) else node.id
-        elif isinstance(node, ast.arg):
-            bound = node.arg
-        elif isinstance(node, (*_DEFINITIONS, ast.ExceptHandler, ast.MatchAs, ast.MatchStar)):
-            bound = node.name
-        if bound is not None and bound not in names:
-            names[bound] = f"name{len(names)}"
-    return names
+    docstrings: list[tuple[int, int]] = []
+    nodes: list[ast.AST] = [tree]
+    for node in nodes:  # which grows
+        kind = type(node)
+        field = _BINDING_FIELD.get(kind)
+        if field is not None and (kind is not ast.Name or type(node.ctx) is not ast.Load):  # type: ignore[attr-defined]
+            bound = getattr(node, field)
+            if bound is not None and bound not in names:
+                names[bound] = f"name{len(names)}"
+        if kind in _SCOPES and _has_docstring(node.body):  # type: ignore[attr-defined]
+            first = node.body.pop(0)  # type: ignore[attr-defined]
+            docstrings.append((first.lineno, first.col_offset))
+        for name in node._fields:
+            value = getattr(node, name, None)
+            if type(value) is list:
+                nodes += [item for item in value if isinstance(item, ast.AST)]
+            elif isinstance(value, ast.AST) and value._fields:  # contexts and operators have none
+                nodes.append(value)
+    return names, docstrings
 
 
-def _take_docstrings(tree: ast.Module) -> list[tuple[int, int]]:
-    """Remove docstrings from the tree; (line from 1, column) where each starts."""
-    found = []
-    for node in ast.walk(tree):
-        if not isinstance(node, _SCOPES) or not node.body:
-            continue
-        first = node.body[0]
-        if (
-            isinstance(first, ast.Expr)
-            and isinstance(first.value, ast.Constant)
-            and isinstance(first.value.value, str)
-        ):
-            found.append((first.lineno, first.col_offset))
-            del node.body[0]
-    return found
+def _has_docstring(body: list[ast.stmt]) -> bool:
+    return bool(
+        body
+        and isinstance(body[0], ast.Expr)
+        and isinstance(body[0].value, ast.Constant)
+        and isinstance(body[0].value.value, str)
+    )
 
 
 def _offsets(code: str, positions: list[tuple[int, int]]) -> set[int]:
@@ -118,36 +137,42 @@ def _offsets(code: str, positions: list[tuple[int, int]]) -> set[int]:
     return {starts[line - 1] + column for line, column in positions}
 
 
-def _flat(tree: ast.AST, names: dict[str, str]) -> Iterator[str]:
+def _flat(tree: ast.AST, names: dict[str, str]) -> list[str]:
     """A tree as words, without recursion: node types, values, and where lists end."""
+    words = []
     stack: list[object] = [tree]
     while stack:
         item = stack.pop()
-        if isinstance(item, str):
-            yield item
-        elif isinstance(item, list):
-            yield "["
+        if type(item) is str:
+            words.append(item)
+        elif type(item) is list:
+            words.append("[")
             stack.append("]")
             stack.extend(reversed(item))
         elif isinstance(item, ast.AST):
-            yield type(item).__name__
-            stack.extend(
-                _comparable(getattr(item, field, None), field, names)
-                for field in reversed(item._fields)
-                if field not in _IGNORED_FIELDS
-            )
+            words.append(type(item).__name__)
+            for field in _compared_fields(type(item)):  # type: ignore[arg-type]
+                value = getattr(item, field, None)
+                stack.append(
+                    value if isinstance(value, ast.AST) else _comparable(value, field, names)
+                )
+    return words
+
+
+@functools.cache
+def _compared_fields(kind: type[ast.AST]) -> tuple[str, ...]:
+    """The fields that count, the last first."""
+    return tuple(field for field in reversed(kind._fields) if field not in _IGNORED_FIELDS)
 
 
 def _comparable(value: object, field: str, names: dict[str, str]) -> object:
-    if isinstance(value, ast.AST):
-        return value
     if field in _NAME_FIELDS:
         if isinstance(value, str):
             return names.get(value, value)
         if isinstance(value, list):
             return [names.get(item, item) if isinstance(item, str) else item for item in value]
     if isinstance(value, list):
-        return [repr(item) if not isinstance(item, ast.AST) else item for item in value]
+        return [item if isinstance(item, ast.AST) else repr(item) for item in value]
     # The decimal form of a huge integer is refused by Python, the hexadecimal one is not.
     return hex(value) if type(value) is int else repr(value)
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from veritune.config import ColumnsSection
 from veritune.data.mbpp import IMPORTS, mbpp_columns, with_asserts
 from veritune.data.raw_rows import RawRow
+from veritune.data.row_store import RowStore, RowWriter
 from veritune.errors import DataError
 from veritune.progress import Task
 
@@ -49,7 +50,7 @@ class Table(NamedTuple):
         left_out: reason and number of rows that were read and not kept.
     """
 
-    rows: list[RawRow]
+    rows: RowStore
     columns: list[str]
     notices: list[str]
     left_out: dict[str, int]
@@ -85,7 +86,7 @@ def rows_from(
     if found:
         _check_columns(columns, list(found), name)
     names = named_columns(columns)
-    rows = []
+    rows = RowWriter()
     n_too_long = 0
     for number, record in enumerate(islice(chain(first, records), max_rows), start=1):
         if not isinstance(record, Mapping):
@@ -101,15 +102,15 @@ def rows_from(
             n_too_long += 1
             continue
         row = _row(record, names, number, name)
-        rows.append(_asserted(row, record, number, name) if mbpp else row)
-    if not rows and n_too_long:
+        rows.add(_asserted(row, record, number, name) if mbpp else row)
+    if not len(rows) and n_too_long:
         raise DataError(
             f"no row has at most {max_characters:,} characters",
             received=f"{n_too_long} longer rows in {name}",
             accepted="at least one row that is not longer",
             next_step="raise data.max_row_characters, or check that this is the file you meant",
         )
-    if not rows:
+    if not len(rows):
         raise DataError(
             "there are no rows in it",
             received=name,
@@ -118,7 +119,7 @@ def rows_from(
         )
     _check_columns(columns, list(found), name)
     left_out = {f"longer than {max_characters:,} characters": n_too_long} if n_too_long else {}
-    return Table(rows, list(found), [_mbpp_notice(columns)] if mbpp else [], left_out)
+    return Table(rows.finish(), list(found), [_mbpp_notice(columns)] if mbpp else [], left_out)
 
 
 def wanted_columns(columns: ColumnsSection, known: Iterable[str]) -> set[str]:

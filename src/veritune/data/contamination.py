@@ -20,20 +20,34 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import pyarrow as pa
 
 from veritune.config import ContaminationSection
 from veritune.data.benchmark_overlap import Overlap, shared_runs, similar_texts
 from veritune.data.benchmarks import read_benchmark
-from veritune.data.canonical import canonical_answer, canonical_question
-from veritune.data.compared import Compared
+from veritune.data.canonical import answer_forms, canonical_answer, canonical_question
+from veritune.data.findings.masked import cut
 from veritune.data.raw_rows import RawRow
+from veritune.data.row_store import RowStore, rows_of
 from veritune.data.steps import StepCount
+from veritune.data.workers import Workers
 from veritune.progress import Reporter, Silent
 from veritune.rows import Example
 
+_BATCH_ROWS = 8192
+_MATCHES = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("task", pa.int64()),
+        ("rule", pa.string()),
+        ("similarity", pa.float64()),
+        ("overlap", pa.large_string()),
+    ]
+)
 _FORMAT_SHARE = 0.3
 _MIN_TASKS_FOR_FORMAT = 5
 _MIN_NAMED_LEXEMES = 20
@@ -63,35 +77,70 @@ class Match:
 
 
 def find_contamination(
-    texts: Compared,
     rows: Sequence[RawRow],
     section: ContaminationSection,
+    *,
+    rename: bool = True,
     reporter: Reporter | None = None,
+    workers: Workers | None = None,
 ) -> list[Match]:
     """At most one match for each row, in the rows' order.
+
+    Args:
+        rename: number the answers' own names, as ``data.duplicates.rename_identifiers`` says.
+        workers: share the work.
 
     Raises:
         DataError: a benchmark cannot be read.
         EnvironmentFault: a benchmark's package is not installed.
     """
-    tasks = [
-        (name, task, question)
-        for name in dict.fromkeys(section.against)
-        for task, question in _with_questions(read_benchmark(name))
-    ]
+    tasks = _tasks(section)
     if not tasks:
         return []
-    found: dict[int, Match] = {}
-    with (reporter or Silent()).task("compare with benchmarks", 6) as progress:
-        for rule, overlaps in _rules(texts, rows, tasks, section):
+    found = []
+    store = RowStore.of(rows)
+    settings = {"section": section.model_dump(), "rename": rename}
+    sizes: list[int] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in store.batches(_BATCH_ROWS):
+            sizes.append(batch.num_rows)
+            yield batch
+
+    with (reporter or Silent()).task("compare with benchmarks", len(store)) as progress:
+        results = (workers or Workers(1)).map(
+            f"{__name__}:matcher", settings, batches(), len(store)
+        )
+        for number, matches in enumerate(results):
+            first = sum(sizes[:number])
+            for match in matches.to_pylist():
+                name, task, _ = tasks[match.pop("task")]
+                match["row"] += first
+                found.append(Match(benchmark=name, task=task, **match))
+            progress.advance(sizes[number])
+    return found
+
+
+def matcher(section: dict[str, Any], *, rename: bool) -> Callable[[pa.RecordBatch], Any]:
+    """The work on one batch: the matches of its rows, which are numbered from 0."""
+    settings = ContaminationSection(**section)
+    tasks = _tasks(settings)
+
+    def work(batch: pa.RecordBatch) -> pa.RecordBatch:
+        found: dict[int, dict[str, Any]] = {}
+        for rule, overlaps in _rules(rows_of(batch), tasks, settings, rename=rename):
             for overlap in overlaps:
-                name, task, _ = tasks[overlap.task]
-                found.setdefault(
-                    overlap.row,
-                    Match(overlap.row, name, task, rule, overlap.similarity, overlap.shared),
-                )
-            progress.advance()
-    return [found[row] for row in sorted(found)]
+                match = {
+                    "row": overlap.row,
+                    "task": overlap.task,
+                    "rule": rule,
+                    "similarity": overlap.similarity,
+                    "overlap": overlap.shared,
+                }
+                found.setdefault(overlap.row, match)
+        return pa.RecordBatch.from_pylist([found[row] for row in sorted(found)], schema=_MATCHES)
+
+    return work
 
 
 def contamination_step(n_rows: int, n_dropped: int, section: ContaminationSection) -> StepCount:
@@ -123,51 +172,60 @@ def describe_matches(
         "matches": [
             {
                 "source": rows[match.row].source,
-                "instruction": _cut(rows[match.row].instruction),
-                "reference": _cut(rows[match.row].output),
+                "instruction": cut(rows[match.row].instruction, _SHOWN_CHARACTERS),
+                "reference": cut(rows[match.row].output, _SHOWN_CHARACTERS),
                 "dropped": match.row in leaving,
                 "benchmark": match.benchmark,
                 "task": match.task.example_id,
-                "task_question": _cut(match.task.instruction),
+                "task_question": cut(match.task.instruction, _SHOWN_CHARACTERS),
                 "rule": match.rule,
                 "similarity": None if match.similarity is None else round(match.similarity, 4),
-                "overlap": _cut(match.overlap),
+                "overlap": cut(match.overlap, _SHOWN_CHARACTERS),
             }
             for match in matches[:_N_LISTED]
         ],
     }
 
 
+def _tasks(section: ContaminationSection) -> list[tuple[str, Example, str]]:
+    """(benchmark, task, the task's own question)."""
+    return [
+        (name, task, question)
+        for name in dict.fromkeys(section.against)
+        for task, question in _with_questions(read_benchmark(name))
+    ]
+
+
 def _rules(
-    texts: Compared,
     rows: Sequence[RawRow],
     tasks: Sequence[tuple[str, Example, str]],
     section: ContaminationSection,
+    *,
+    rename: bool,
 ) -> Iterator[tuple[str, Iterator[Overlap]]]:
     size, threshold = section.ngram, section.edit_similarity
     questions = [canonical_question(question, "").words for _, _, question in tasks]
+    asked = [canonical_question(row.instruction, row.input).words for row in rows]
     whole = [
-        [*text.words, *canonical_question(row.output, "").words]
-        for text, row in zip(texts.questions, rows, strict=True)
+        [*words, *canonical_question(row.output, "").words]
+        for words, row in zip(asked, rows, strict=True)
     ]
     yield "question_ngram", shared_runs(whole, questions, size)
     del whole
 
-    own = texts.named_answers
-    if own is None:
-        raise ValueError("the rows were compared without their named answers")
+    forms = [answer_forms(row.output, rename=rename) for row in rows]
+    own = [named for _, named in forms]
     solutions = [canonical_answer(task.reference, rename=False).words for _, task, _ in tasks]
     yield "answer_ngram", shared_runs(list(map(_words, own)), list(map(_words, solutions)), size)
 
-    asked = [text.words for text in texts.questions]
     yield "question_edit", similar_texts(asked, questions, threshold, size)
     short = [words if len(words) < size else [] for words in questions]
     yield "question_edit", similar_texts(asked, short, 1.0, 1)
 
     yield "answer_edit", similar_texts(own, solutions, threshold, _MIN_NAMED_LEXEMES)
-    if not texts.renamed:
+    if not rename:
         return
-    numbered = [text.words for text in texts.answers]
+    numbered = [form.words for form, _ in forms]
     solutions = [canonical_answer(task.reference).words for _, task, _ in tasks]
     yield "answer_edit", similar_texts(numbered, solutions, threshold, _MIN_NUMBERED_LEXEMES)
 
@@ -192,7 +250,3 @@ def _with_questions(tasks: Sequence[Example]) -> Iterator[tuple[Example, str]]:
         left_out = is_format | {test.strip() for test in task.tests}
         lines = f"{task.instruction}\n{task.input}".splitlines()
         yield task, "\n".join(line for line in lines if line.strip() not in left_out)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"

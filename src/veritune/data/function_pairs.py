@@ -1,7 +1,8 @@
 """From one module's source: a question and its answer for each documented function.
 
 The question shows the signature and the docstring; the answer is the function's own source
-text without its docstring.  Doctest examples leave the question and become the tests.
+text without its docstring.  Doctest examples leave the question; they and the unit tests that
+call the function may become its tests.
 """
 
 from __future__ import annotations
@@ -9,99 +10,99 @@ from __future__ import annotations
 import ast
 import textwrap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
+from veritune.config import CodeSection
+from veritune.data.candidates import Candidate, Trial
+from veritune.data.code_rules import TRIVIAL, function_left_out
 from veritune.data.doctests import examples_in, without_doctests
 from veritune.data.raw_rows import RawRow
 from veritune.data.setup_source import setup_of
 from veritune.data.syntax import dump, lines_ending_in_string, parse, tokens
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-
-_COMPUTES = (
-    ast.BinOp,
-    ast.BoolOp,
-    ast.Compare,
-    ast.DictComp,
-    ast.GeneratorExp,
-    ast.IfExp,
-    ast.JoinedStr,
-    ast.Lambda,
-    ast.ListComp,
-    ast.SetComp,
-    ast.Subscript,
-)
+TestsOf = Callable[[str, str], tuple[Trial, ...]]
+_HASH_DIGITS = 12
 
 
-def pairs_of(text: str, name: str, left_out: Counter[str]) -> list[RawRow]:
+def pairs_of(
+    text: str,
+    name: str,
+    settings: CodeSection,
+    left_out: Counter[str],
+    *,
+    tests_of: TestsOf | None = None,
+    sha256: str = "",
+) -> list[Candidate]:
     """The pairs of a module, in order of line.
 
     Args:
         text: the module's source, line ends ``\\n``.
         name: the module's path, for provenance.
         left_out: counts of what is left out and why; added to.
+        tests_of: gives the unit tests of a function, by its name and its class's.
+        sha256: of the file, for provenance.
     """
     tree = parse(text)
     if isinstance(tree, str):
         left_out["files that do not parse"] += 1
         return []
     lines = text.split("\n")
-    rows = []
+    found = []
     for function, owner in _functions(tree):
-        reason = _why_left_out(function)
-        row = None if reason else _pair(function, owner, tree, lines, name)
-        if row is None:
+        reason = function_left_out(function, owner, settings)
+        candidate = None
+        if reason in (None, TRIVIAL) and function.body[1:]:
+            candidate = _pair(function, owner, lines, f"{name}:{function.lineno}")
+        if candidate is None:
             left_out[reason or "functions of unusual layout"] += 1
-        else:
-            rows.append(row)
-    return rows
+            continue
+        candidate = _with_tests(candidate, function, owner, tree, lines, tests_of=tests_of)
+        if reason and not candidate.trials:
+            left_out[reason] += 1
+            continue
+        group = name if settings.keep_files_together else ""
+        source = candidate.row.source + (f"@{sha256[:_HASH_DIGITS]}" if sha256 else "")
+        row = replace(candidate.row, source=source, group=group)
+        found.append(replace(candidate, row=row, is_trivial=reason is not None))
+    return found
 
 
 def _functions(tree: ast.Module) -> Iterator[tuple[Function, ast.ClassDef | None]]:
     for node in tree.body:
         if isinstance(node, Function):
             yield node, None
-        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+        elif isinstance(node, ast.ClassDef):
             yield from ((item, node) for item in node.body if isinstance(item, Function))
 
 
-def _why_left_out(function: Function) -> str | None:
-    if function.name.startswith("_"):
-        return "private functions"
-    docstring = ast.get_docstring(function) or ""
-    if not docstring.strip():
-        return "functions without a docstring"
-    if not without_doctests(docstring):
-        return "functions described by examples alone"
-    return "trivial functions" if _is_trivial(function.body[1:]) else None
-
-
-def _is_trivial(body: list[ast.stmt]) -> bool:
-    """Whether a body (without docstring) is one plain statement, or nothing at all.
-
-    One statement counts as a body of its own only where it computes: compound statements,
-    comprehensions, operators.  Passing a call on, raising or returning a name is trivial.
-    """
-    if len(body) != 1:
-        return not body
-    statement = body[0]
-    if isinstance(statement, ast.Raise) or _has_body(statement):
-        return isinstance(statement, ast.Raise)
-    return not any(isinstance(node, _COMPUTES) for node in ast.walk(statement))
-
-
-def _has_body(statement: ast.stmt) -> bool:
-    inner: list[ast.stmt] = getattr(statement, "body", [])
-    return len(inner) > 1 or any(not isinstance(item, ast.Pass) for item in inner)
+def _with_tests(
+    candidate: Candidate,
+    function: Function,
+    owner: ast.ClassDef | None,
+    tree: ast.Module,
+    lines: list[str],
+    *,
+    tests_of: TestsOf | None,
+) -> Candidate:
+    """The candidate with all that may become its tests, and the rest of its module."""
+    examples = examples_in(ast.get_docstring(function) or "")
+    sets = [Trial("examples", examples)] if examples else []
+    if tests_of is not None:
+        sets += tests_of(function.name, owner.name if owner else "")
+    setup = setup_of(tree, lines, function, owner) if sets else None
+    if setup is None:
+        return candidate
+    return replace(candidate, test_setup=setup, trials=tuple(sets))
 
 
 def _pair(
     function: Function,
     owner: ast.ClassDef | None,
-    tree: ast.Module,
     lines: list[str],
-    name: str,
-) -> RawRow | None:
+    source: str,
+) -> Candidate | None:
     """The pair of one function; None where its text cannot be taken apart exactly."""
     documented = function.body[0]
     assert isinstance(documented, ast.Expr) and documented.end_lineno and function.end_lineno
@@ -115,17 +116,14 @@ def _pair(
     output = _dedented([*signature, *body], indent)
     if output is None or not _says_the_same(output, function):
         return None
-    tests = examples_in(docstring)
-    setup = setup_of(tree, lines, function, owner) if tests else None
-    return RawRow(
+    row = RawRow(
         instruction=_question(_dedented(signature, indent) or "", docstring, owner),
         input="",
         output=output,
-        tests=tests if setup is not None else (),
-        test_setup=setup or "",
         entry_point=f"{owner.name}.{function.name}" if owner else function.name,
-        source=f"{name}:{function.lineno}",
+        source=source,
     )
+    return Candidate(row)
 
 
 def _question(signature: str, docstring: str, owner: ast.ClassDef | None) -> str:

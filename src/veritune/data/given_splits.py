@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from veritune.config import DataSection
-from veritune.data.raw_rows import RawRow, RawRows
+from veritune.data.raw_rows import RawRows
+from veritune.data.row_store import RowStore
 from veritune.data.source_kind import kind_of_source, split_of_hub_id
 from veritune.data.sources import read_rows
 from veritune.data.steps import StepCount
@@ -81,7 +82,7 @@ def joined(parts: list[Part]) -> RawRows:
     """All rows as one source; the origins of given splits go to ``origin["given_splits"]``."""
     if len(parts) == 1:
         return parts[0].raw
-    rows: list[RawRow] = [row for part in parts for row in part.raw.rows]
+    rows = RowStore.joined([RowStore.of(part.raw.rows) for part in parts])
     origin: dict[str, Any] = dict(parts[0].raw.origin)
     origin["given_splits"] = {part.home: part.raw.origin for part in parts[1:]}
     origin["notices"] = list(

@@ -22,6 +22,7 @@ _GET_THE_FILE = (
     "download the data where there is a network and name the file as data.source,"
     " or try again once the hub can be reached"
 )
+_ASKING_SECONDS = 5.0
 
 
 class _Resolved(NamedTuple):
@@ -76,6 +77,18 @@ def read_hub(section: DataSection, reporter: Reporter) -> RawRows:
             "notices": [*resolved.notices, *table.notices],
         },
     )
+
+
+def newest_commit(name: str) -> str | None:
+    """The commit that a data set's main branch names now; None where the hub does not say."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    faults = (OSError, HfHubHTTPError, HFValidationError, _transport_fault())
+    try:
+        return HfApi().dataset_info(name, timeout=_ASKING_SECONDS).sha
+    except faults:
+        return None
 
 
 def _resolve(section: DataSection) -> _Resolved:

@@ -1,31 +1,40 @@
 """How near each validation and test row is to what is trained on, for any split.
 
-Clusters are found with MinHash, which misses a pair now and then, and a split may come from
-elsewhere.  Here nothing is estimated: every held-out row meets every training row with which
-it shares a shingle, and the nearest one is kept.
+A split may come from elsewhere, and one by clusters is to be checked.  Nothing is estimated:
+every held-out row meets every training row with which it shares a shingle, and the nearest
+one is kept.  Where the pairs would be too many for that, every training row at least ``FLOOR``
+similar is still found, by ``similar_pairs``; only the median of what is nearest then comes
+from a sample, whose size the audit names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from veritune.config import DuplicatesSection
 from veritune.data.compared import LONG_SIZE, LONG_WORDS, SHORT_SIZE, Compared
+from veritune.data.findings.masked import cut
 from veritune.data.near_duplicates import Shingles
+from veritune.data.nearest_texts import PostingIndex, all_similar
 from veritune.data.raw_rows import RawRow
+from veritune.data.row_keys import row_keys
 from veritune.progress import Reporter, Silent
 from veritune.rows import SPLITS, Split
 
 Array = np.ndarray[Any, Any]
 
 SIDES = ("question", "answer")
+FLOOR = 0.6
+_MAX_PAIRS = 20_000_000
+_N_SAMPLED = 500
 _N_WORST = 10
 _LEVELS = (0.7, 0.9)
 _SHOWN_CHARACTERS = 2000
+_TEXT_OF = {"question": ("instruction", "input"), "answer": ("output",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,21 @@ class Nearest:
     exact: bool
 
 
+class _Found(NamedTuple):
+    """The nearest training rows of many held-out ones, as columns.
+
+    Attributes:
+        sampled: places in the columns for which the nearest was found however far; the others
+            were searched down to ``FLOOR``.
+    """
+
+    held_out: Array
+    train: Array
+    similarity: Array
+    exact: Array
+    sampled: Array
+
+
 def audit(
     rows: Sequence[RawRow],
     texts: Compared,
@@ -60,21 +84,19 @@ def audit(
         splits: of each row; rows without one take no part.
         names: of each row, as the page shows them.
     """
-    train = [place for place, split in enumerate(splits) if split == "train"]
+    of_split = np.asarray([split or "" for split in splits])
+    train = np.flatnonzero(of_split == "train")
+    held_out = np.flatnonzero(np.isin(of_split, SPLITS[1:]))
+    found = {
+        side: _nearest(rows, texts, train, held_out, side=side, reporter=reporter) for side in SIDES
+    }
     result: dict[str, Any] = {"shingle_words": [SHORT_SIZE, LONG_SIZE], "long_words": LONG_WORDS}
-    found: list[Nearest] = []
     for split in SPLITS[1:]:
-        held_out = [place for place, name in enumerate(splits) if name == split]
-        shares: dict[str, Any] = {"n_rows": len(held_out)}
-        for side in SIDES:
-            nearest = nearest_rows(rows, texts, train, held_out, side=side, reporter=reporter)
-            shares[side] = _shares(nearest)
-            found += nearest
-        result[split] = shares
-    worst = sorted(
-        (pair for pair in found if pair.train >= 0),
-        key=lambda pair: (-pair.exact, -pair.similarity, pair.held_out, pair.side),
-    )
+        inside = of_split[held_out] == split
+        result[split] = {
+            "n_rows": int(inside.sum()),
+            **{side: _shares(found[side], inside) for side in SIDES},
+        }
     result["worst"] = [
         {
             "split": splits[pair.held_out],
@@ -84,7 +106,7 @@ def audit(
             "held_out": _shown(rows[pair.held_out], names[pair.held_out]),
             "train": _shown(rows[pair.train], names[pair.train]),
         }
-        for pair in _one_of_each(worst)[:_N_WORST]
+        for pair in _worst(found)
     ]
     return result
 
@@ -102,25 +124,15 @@ def nearest_rows(
 
     Where several are equally near, one whose text is exactly equal comes first, then the first.
     """
-    canonical = texts.questions if side == "question" else texts.answers
-    index = _Index(_shingles(texts, side), train)
-    exact: dict[tuple[str, ...], int] = {}
-    same: dict[str, int] = {}
-    for place in train:
-        exact.setdefault(_text(rows[place], side), place)
-        same.setdefault(canonical[place].key, place)
-    result = []
-    with (reporter or Silent()).task(f"leak audit by {side}", len(held_out)) as task:
-        for place in held_out:
-            task.advance()
-            twin = exact.get(_text(rows[place], side))
-            equal = twin if twin is not None else same.get(canonical[place].key)
-            if equal is not None:
-                result.append(Nearest(place, equal, side, 1.0, twin is not None))
-                continue
-            other, similarity = index.nearest(place)
-            result.append(Nearest(place, other, side, similarity, False))
-    return result
+    found = _nearest(
+        rows,
+        texts,
+        np.asarray(train, dtype=np.int64),
+        np.asarray(held_out, dtype=np.int64),
+        side=side,
+        reporter=reporter,
+    )
+    return _as_list(found, side, np.arange(len(found.held_out)))
 
 
 def leaking_rows(
@@ -134,97 +146,121 @@ def leaking_rows(
     held_out = [place for place, split in enumerate(splits) if split in SPLITS[1:]]
     clusters = {cluster_ids[place] for place in held_out}
     found = {place for place in train if cluster_ids[place] in clusters}
-    left = [place for place in train if place not in found]
+    left = np.asarray([place for place in train if place not in found], dtype=np.int64)
+    asked = np.asarray(held_out, dtype=np.int64)
     for side, threshold in (
         ("question", settings.instruction_jaccard),
         ("answer", settings.answer_jaccard),
     ):
-        index = _Index(_shingles(texts, side), left)
-        for place in held_out:
-            found.update(index.similar(place, threshold))
+        for _, places, _ in all_similar(_shingles(texts, side), left, asked, threshold):
+            found.update(places.tolist())
     return found
 
 
-class _Index:
-    """Which training rows hold a shingle, for both shingle sizes."""
+def _nearest(
+    rows: Sequence[RawRow],
+    texts: Compared,
+    train: Array,
+    held_out: Array,
+    *,
+    side: str,
+    reporter: Reporter | None,
+) -> _Found:
+    """As ``nearest_rows``, in columns."""
+    nearest = np.full(len(held_out), -1, dtype=np.int64)
+    similarity = np.zeros(len(held_out))
+    keys = texts.question_keys if side == "question" else texts.answer_keys
+    equal = _equals(keys, train, held_out)
+    own = row_keys(rows, _TEXT_OF[side])
+    twins = _equals(own, train, held_out)
+    exact = twins >= 0
+    # Equal as they stand but not in canonical form is possible of no text.
+    nearest = np.where(exact, twins, equal)
+    similarity[nearest >= 0] = 1
+    left = np.flatnonzero(nearest < 0)
+    shingles = _shingles(texts, side)
+    sampled = np.arange(len(held_out))
+    with (reporter or Silent()).task(f"leak audit by {side}", len(held_out)) as task:
+        task.advance(len(held_out) - len(left))
+        if len(left) * len(train) > _MAX_PAIRS:
+            sampled = np.unique(np.linspace(0, len(held_out) - 1, _N_SAMPLED).astype(np.int64))
+            for asked, places, values in all_similar(shingles, train, held_out[left], FLOOR):
+                _keep_nearest(nearest, similarity, left[asked], places, values)
+            task.advance(len(left) - len(sampled))
+            left = np.intersect1d(left, sampled)
+        index = PostingIndex(shingles, train, held_out[left]) if len(left) else None
+        for place in left:
+            assert index is not None
+            nearest[place], similarity[place] = index.nearest(int(held_out[place]))
+            task.advance()
+    return _Found(held_out, nearest, similarity, exact, sampled)
 
-    def __init__(self, shingles: Shingles, train: Sequence[int]) -> None:
-        self._shingles = shingles
-        self._train = np.asarray(train, dtype=np.int64)
-        self._lengths = shingles.lengths[self._train]
-        self._postings = {size: self._built(size) for size in (SHORT_SIZE, LONG_SIZE)}
 
-    def _built(self, size: int) -> tuple[Array, Array, Array]:
-        """(shingle hashes in order, the row that holds each, shingles of each row)."""
-        sets = [self._shingles.of(int(place), size) for place in self._train]
-        sizes = np.asarray([len(item) for item in sets], dtype=np.int64)
-        if not sizes.sum():
-            return np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64), sizes
-        hashes = np.concatenate(sets)
-        owners = np.repeat(np.arange(len(sets)), sizes)
-        order = np.argsort(hashes, kind="stable")
-        return hashes[order], owners[order], sizes
+def _equals(keys: Array, train: Array, held_out: Array) -> Array:
+    """The first training row with the key of each held-out one, or -1."""
+    if not len(train):
+        return np.full(len(held_out), -1, dtype=np.int64)
+    known, first = np.unique(keys[train], return_index=True)
+    at = np.minimum(np.searchsorted(known, keys[held_out]), len(known) - 1)
+    return np.where(known[at] == keys[held_out], train[first[at]], -1)
 
-    def similarities(self, place: int) -> Array:
-        """Jaccard similarity of one row to every training row."""
-        result = np.zeros(len(self._train))
-        is_long = self._shingles.lengths[place] >= LONG_WORDS
-        for size in (SHORT_SIZE, LONG_SIZE) if is_long else (SHORT_SIZE,):
-            suits = (self._lengths >= LONG_WORDS) == (size == LONG_SIZE)
-            if not is_long:
-                suits = np.ones(len(self._train), dtype=bool)
-            own = self._shingles.of(place, size)
-            hashes, owners, sizes = self._postings[size]
-            starts = np.searchsorted(hashes, own, "left")
-            ends = np.searchsorted(hashes, own, "right")
-            parts = [
-                owners[start:end] for start, end in zip(starts, ends, strict=True) if start < end
-            ]
-            if not parts:
-                continue
-            shared = np.bincount(np.concatenate(parts), minlength=len(self._train))
-            jaccard = shared / np.maximum(1, len(own) + sizes - shared)
-            result[suits] = jaccard[suits]
-        return result
 
-    def nearest(self, place: int) -> tuple[int, float]:
-        """(place of the nearest training row or -1, its similarity)."""
-        similarities = self.similarities(place)
-        best = int(similarities.argmax()) if len(similarities) else -1
-        if best < 0 or similarities[best] == 0:
-            return -1, 0.0
-        return int(self._train[best]), float(similarities[best])
-
-    def similar(self, place: int, threshold: float) -> set[int]:
-        """Places of the training rows at least that similar."""
-        return {int(item) for item in self._train[self.similarities(place) >= threshold]}
+def _keep_nearest(
+    nearest: Array, similarity: Array, asked: Array, places: Array, values: Array
+) -> None:
+    """Put in what is nearer than what was known; of equally near rows the first."""
+    order = np.lexsort((places, -values, asked))
+    asked, places, values = asked[order], places[order], values[order]
+    first = np.concatenate([[True], asked[1:] != asked[:-1]]) if len(asked) else asked > 0
+    asked, places, values = asked[first], places[first], values[first]
+    better = (values > similarity[asked]) | (
+        (values == similarity[asked]) & (places < nearest[asked])
+    )
+    nearest[asked[better]], similarity[asked[better]] = places[better], values[better]
 
 
 def _shingles(texts: Compared, side: str) -> Shingles:
     return texts.question_shingles if side == "question" else texts.answer_shingles
 
 
-def _text(row: RawRow, side: str) -> tuple[str, ...]:
-    return (row.instruction, row.input) if side == "question" else (row.output,)
-
-
-def _shares(nearest: Sequence[Nearest]) -> dict[str, Any]:
+def _shares(found: _Found, inside: Array) -> dict[str, Any]:
     """Counts, and shares in percent (None without rows)."""
+    similarity = found.similarity[inside]
     counts = {
-        **{f"ge_{level:g}": sum(pair.similarity >= level for pair in nearest) for level in _LEVELS},
-        "exact": sum(pair.exact for pair in nearest),
+        **{f"ge_{level:g}": int((similarity >= level).sum()) for level in _LEVELS},
+        "exact": int(found.exact[inside].sum()),
     }
-    total = len(nearest)
-    return {
+    total = len(similarity)
+    sampled = found.similarity[found.sampled[inside[found.sampled]]]
+    result = {
         **{f"n_{name}": count for name, count in counts.items()},
         **{
             f"percent_{name}": round(100 * count / total, 2) if total else None
             for name, count in counts.items()
         },
-        "median": round(float(np.median([pair.similarity for pair in nearest])), 4)
-        if total
-        else None,
+        "median": round(float(np.median(sampled)), 4) if len(sampled) else None,
     }
+    return result if len(sampled) == total else {**result, "n_of_median": len(sampled)}
+
+
+def _worst(found: dict[str, _Found]) -> list[Nearest]:
+    """The nearest pairs of all, each pair of rows once."""
+    pairs = []
+    for side, of_side in found.items():
+        order = np.lexsort((of_side.held_out, -of_side.similarity, ~of_side.exact))
+        order = order[of_side.train[order] >= 0][: 2 * _N_WORST]
+        pairs += _as_list(of_side, side, order)
+    pairs.sort(key=lambda pair: (-pair.exact, -pair.similarity, pair.held_out, pair.side))
+    return _one_of_each(pairs)[:_N_WORST]
+
+
+def _as_list(found: _Found, side: str, places: Array) -> list[Nearest]:
+    return [
+        Nearest(held_out, train, side, similarity, exact)
+        for held_out, train, similarity, exact in zip(
+            *(column[places].tolist() for column in found[:4]), strict=True
+        )
+    ]
 
 
 def _one_of_each(pairs: Sequence[Nearest]) -> list[Nearest]:
@@ -242,12 +278,7 @@ def _shown(row: RawRow, name: str) -> dict[str, str]:
     return {
         "example_id": name,
         "source": row.source,
-        **{
-            field: text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
-            for field, text in (
-                ("instruction", row.instruction),
-                ("input", row.input),
-                ("reference", row.output),
-            )
-        },
+        "instruction": cut(row.instruction, _SHOWN_CHARACTERS),
+        "input": cut(row.input, _SHOWN_CHARACTERS),
+        "reference": cut(row.output, _SHOWN_CHARACTERS),
     }

@@ -10,6 +10,7 @@ import numpy as np
 
 from veritune.config import DataSection
 from veritune.data.raw_rows import RawRow
+from veritune.data.row_store import RowStore
 from veritune.data.steps import StepCount
 from veritune.errors import DataError
 
@@ -21,7 +22,7 @@ _N_BINS = 20
 
 def drop_too_long(
     rows: Sequence[RawRow], count_tokens: CountTokens | None, section: DataSection
-) -> tuple[list[RawRow], list[tuple[int, int]] | None, StepCount]:
+) -> tuple[Sequence[RawRow], list[tuple[int, int]] | None, StepCount]:
     """Drop pairs over the recipe's token limits; nothing is ever cut.
 
     Returns:
@@ -44,10 +45,10 @@ def drop_too_long(
         )
     description = f"drop pairs over {_in_words(limits)}" if limits else "drop over-long pairs"
     counts = count_tokens(rows) if count_tokens is not None else None
-    kept = list(rows)
+    kept = rows
     if counts is not None:
         fits = [_fits(pair, section) for pair in counts]
-        kept = [row for row, fit in zip(rows, fits, strict=True) if fit]
+        kept = _of_those(rows, fits)
         counts = [pair for pair, fit in zip(counts, fits, strict=True) if fit]
     step = StepCount(
         "drop_too_long", description, bool(limits), 0, len(rows) - len(kept), len(kept)
@@ -73,14 +74,14 @@ def drop_too_long_for(
     further: FurtherLimits,
     rows: Sequence[RawRow],
     token_counts: list[tuple[int, int]] | None,
-) -> tuple[list[RawRow], list[tuple[int, int]] | None, StepCount]:
+) -> tuple[Sequence[RawRow], list[tuple[int, int]] | None, StepCount]:
     """Drop pairs that are too long for one more model; what is left all models can learn.
 
     Args:
         token_counts: of ``rows`` by the first model's tokenizer; those of the rows left return.
     """
     fits = [_fits(pair, further.section) for pair in further.count_tokens(rows)]
-    kept = [row for row, fit in zip(rows, fits, strict=True) if fit]
+    kept = _of_those(rows, fits)
     if token_counts is not None:
         token_counts = [pair for pair, fit in zip(token_counts, fits, strict=True) if fit]
     description = f"drop pairs over the limits as {further.name} counts them"
@@ -89,13 +90,15 @@ def drop_too_long_for(
     return kept, token_counts, step
 
 
-def length_statistics(pairs: Sequence[tuple[int, int]]) -> dict[str, Any] | None:
+def length_statistics(
+    pairs: Sequence[tuple[int, int]] | np.ndarray[Any, Any],
+) -> dict[str, Any] | None:
     """Quantiles and a histogram of (source, target) lengths; None if there are none.
 
     The histogram's bins are equally wide up to the 99th percentile; the last one holds
     everything longer.
     """
-    if not pairs:
+    if not len(pairs):
         return None
     lengths = np.asarray(pairs, dtype=np.int64)
     edges = _edges(lengths)
@@ -110,6 +113,17 @@ def length_statistics(pairs: Sequence[tuple[int, int]]) -> dict[str, Any] | None
             },
         },
     }
+
+
+def distribution(values: Sequence[int]) -> dict[str, Any] | None:
+    """Quantiles and a histogram of whole numbers, binned likewise; None if there are none."""
+    if not len(values):
+        return None
+    numbers = np.asarray(values, dtype=np.int64)
+    edges = _edges(numbers)
+    counts = np.histogram(numbers, bins=edges)[0]
+    histogram = {"edges": edges.tolist(), "counts": counts.tolist()}
+    return {**_summary(numbers), "histogram": histogram}
 
 
 def _summary(lengths: np.ndarray[Any, Any]) -> dict[str, float]:
@@ -130,6 +144,12 @@ def _edges(lengths: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     edges = np.arange(0, regular_end + width, width)
     last = int(lengths.max()) + 1
     return np.append(edges[edges < last], last)
+
+
+def _of_those(rows: Sequence[RawRow], fits: Sequence[bool]) -> Sequence[RawRow]:
+    if isinstance(rows, RowStore):
+        return rows.take(np.flatnonzero(fits))
+    return [row for row, fit in zip(rows, fits, strict=True) if fit]
 
 
 def _fits(pair: tuple[int, int], section: DataSection) -> bool:

@@ -3,20 +3,25 @@
 A text is the set of its shingles (runs of ``size`` words).  256 hash functions give it a
 signature; texts that agree on a whole band of it are candidates, and a candidate counts only
 if the Jaccard similarity of the two sets themselves reaches the threshold.  All of it is
-vectorised, and does not depend on Python's hash seed.
+vectorised, and does not depend on Python's hash seed.  Signatures are never kept: a band's
+keys are made from the sets when the band's turn comes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
+from veritune.data.shingle_sets import ShingleSets, common_counts, ranges, sets_of
+from veritune.data.word_codes import code_of
+
 N_PERMUTATIONS = 256
 # 42 bands of 6 find a pair of similarity 0.7 with probability 0.995, one of 0.4 with 0.16.
 _FOUND_AT_THRESHOLD = 0.99
-_CHUNK = 1 << 17
+_CHUNK = 1 << 15
 # In a bucket of strangers, each text meets this many earlier ones; other bands bring others.
 _MAX_COMPARED = 40
 _SEED = 20_000_003
@@ -31,31 +36,49 @@ class Shingles:
         texts: the words of each text.
     """
 
-    def __init__(self, texts: Sequence[Sequence[str]]) -> None:
-        vocabulary: dict[str, int] = {}
-        flat = [vocabulary.setdefault(word, len(vocabulary)) for text in texts for word in text]
-        random = np.random.default_rng(_SEED)
-        codes = random.integers(0, 2**64, size=len(vocabulary) + 1, dtype=np.uint64)
-        self._words = codes[np.asarray(flat, dtype=np.int64)]
-        self.lengths = np.asarray([len(text) for text in texts], dtype=np.int64)
-        self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        self._factors = random.integers(0, 2**63, size=16, dtype=np.uint64) * np.uint64(2) + 1
-        self._sets: dict[tuple[int, int], Array] = {}
+    def __init__(self, texts: Sequence[Sequence[str]] = ()) -> None:
+        flat = [code_of(word) for text in texts for word in text]
+        lengths = np.asarray([len(text) for text in texts], dtype=np.int64)
+        self._set(np.asarray(flat, dtype=np.uint64), lengths)
+
+    @classmethod
+    def of_codes(cls, words: Array, lengths: Array) -> Shingles:
+        """From the words' codes, text after text, and each text's number of words."""
+        result = cls()
+        result._set(words, lengths)
+        return result
+
+    def _set(self, words: Array, lengths: Array) -> None:
+        self._words, self.lengths = words, lengths
+        self._starts = np.concatenate([[0], np.cumsum(lengths)])
+        self._sets: dict[int, ShingleSets] = {}
+
+    def at(self, places: Array) -> Shingles:
+        """The texts at some places, in that order."""
+        words = self._words[ranges(self._starts[places], self.lengths[places])]
+        return Shingles.of_codes(words, self.lengths[places])
+
+    def sets(self, size: int) -> ShingleSets:
+        """The sets of all texts' shingles of one size."""
+        if size not in self._sets:
+            self._sets[size] = sets_of(self._words, self._starts, size)
+        return self._sets[size]
 
     def of(self, text: int, size: int) -> Array:
         """The hashes of one text's shingles, sorted, each once."""
-        key = (text, size)
-        if key not in self._sets:
-            self._sets[key] = np.unique(self._hashes(text, size))
-        return self._sets[key]
+        return self.sets(size).of(text)
 
     def jaccard(self, first: int, second: int, size: int) -> float:
         """Jaccard similarity of two texts; 0 if one has no shingle of this size."""
-        one, two = self.of(first, size), self.of(second, size)
-        if not len(one) or not len(two):
-            return 0.0
-        shared = len(np.intersect1d(one, two, assume_unique=True))
-        return shared / (len(one) + len(two) - shared)
+        return float(self.jaccards(np.asarray([first]), np.asarray([second]), size)[0])
+
+    def jaccards(self, first: Array, second: Array, size: int) -> Array:
+        """Jaccard similarity of each text of ``first`` to the one of ``second`` beside it."""
+        sets = self.sets(size)
+        shared = common_counts(sets, first, second)
+        union = sets.sizes[first] + sets.sizes[second] - shared
+        result: Array = shared / np.maximum(1, union)
+        return result
 
     def candidates(
         self, chosen: Array, size: int, threshold: float = 0.7
@@ -65,56 +88,35 @@ class Shingles:
         Args:
             threshold: the similarity at which a pair is found with probability 0.99 or more.
         """
+        for pairs in self.candidate_pairs(chosen, size, threshold):
+            yield from zip(*pairs.tolist(), strict=True)
+
+    def candidate_pairs(
+        self,
+        chosen: Array,
+        size: int,
+        threshold: float = 0.7,
+        threads: int = 1,
+        most_bands: int | None = None,
+    ) -> Iterator[Array]:
+        """The same as arrays (2, pairs) of places, in an order that depends on the texts alone.
+
+        Args:
+            most_bands: look at no more bands; faster, and more pairs are missed.
+        """
         chosen = chosen[self.lengths[chosen] >= size]
         if len(chosen) < 2:
             return
-        signatures = self._signatures(chosen, size)
-        random = np.random.default_rng(_SEED + size)
-        n_rows = rows_per_band(threshold)
-        for band in range(N_PERMUTATIONS // n_rows):
-            columns = signatures[:, band * n_rows : (band + 1) * n_rows]
-            weights = random.integers(0, 2**63, size=n_rows, dtype=np.uint64)
-            keys = (columns.astype(np.uint64) * (weights * np.uint64(2) + 1)).sum(
-                axis=1, dtype=np.uint64
-            )
-            for bucket in _buckets(keys):
-                members = chosen[bucket]
-                for place in range(1, len(members)):
-                    for other in range(max(0, place - _MAX_COMPARED), place):
-                        yield int(members[other]), int(members[place])
-
-    def _hashes(self, text: int, size: int) -> Array:
-        words = self._words[self._starts[text] : self._starts[text + 1]]
-        count = len(words) - size + 1
-        if count <= 0:
-            return np.empty(0, dtype=np.uint64)
-        total = np.zeros(count, dtype=np.uint64)
-        for place in range(size):
-            total += words[place : place + count] * self._factors[place]
-        return _mixed(total)
-
-    def _signatures(self, chosen: Array, size: int) -> Array:
-        """(texts, permutations) minima; chunked so that a chunk stays in the cache."""
-        random = np.random.default_rng(_SEED)
-        factors = random.integers(0, 2**63, size=N_PERMUTATIONS, dtype=np.uint64) * np.uint64(2) + 1
-        offsets = random.integers(0, 2**64, size=N_PERMUTATIONS, dtype=np.uint64)
-        result = np.empty((len(chosen), N_PERMUTATIONS), dtype=np.uint32)
-        first = 0
-        while first < len(chosen):
-            hashes, n_hashes, last = [], 0, first
-            while last < len(chosen) and n_hashes < _CHUNK:
-                hashes.append(self._hashes(int(chosen[last]), size))
-                n_hashes += len(hashes[-1])
-                last += 1
-            starts = np.concatenate([[0], np.cumsum([len(item) for item in hashes])[:-1]])
-            flat = np.concatenate(hashes)
-            for number in range(N_PERMUTATIONS):
-                permuted = ((flat * factors[number] + offsets[number]) >> np.uint64(32)).astype(
-                    np.uint32
-                )
-                result[first:last, number] = np.minimum.reduceat(permuted, starts)
-            first = last
-        return result
+        sets = self.sets(size)
+        bands = _bands(threshold, size)[:most_bands]
+        with ThreadPoolExecutor(threads) as pool:
+            ahead = [pool.submit(_band_keys, sets, chosen, band) for band in bands[:threads]]
+            for number in range(len(bands)):
+                keys = ahead.pop(0).result()
+                if number + threads < len(bands):
+                    ahead.append(pool.submit(_band_keys, sets, chosen, bands[number + threads]))
+                for pairs in _pairs_in_buckets(keys):
+                    yield chosen[pairs]
 
 
 def rows_per_band(threshold: float) -> int:
@@ -127,19 +129,43 @@ def rows_per_band(threshold: float) -> int:
     )
 
 
-def _buckets(keys: Array) -> Iterator[Array]:
-    """Positions of each value that occurs more than once."""
+def _bands(threshold: float, size: int) -> list[tuple[Array, Array, Array]]:
+    """(factors, offsets, weights) of each band's hash functions."""
+    random = np.random.default_rng(_SEED)
+    factors = random.integers(0, 2**63, size=N_PERMUTATIONS, dtype=np.uint64) * np.uint64(2) + 1
+    offsets = random.integers(0, 2**64, size=N_PERMUTATIONS, dtype=np.uint64)
+    random = np.random.default_rng(_SEED + size)
+    n_rows = rows_per_band(threshold)
+    bands = []
+    for band in range(N_PERMUTATIONS // n_rows):
+        rows = slice(band * n_rows, (band + 1) * n_rows)
+        weights = random.integers(0, 2**63, size=n_rows, dtype=np.uint64) * np.uint64(2) + 1
+        bands.append((factors[rows], offsets[rows], weights))
+    return bands
+
+
+def _band_keys(sets: ShingleSets, chosen: Array, band: tuple[Array, Array, Array]) -> Array:
+    """One number for each text, equal where all minima of the band are."""
+    keys = np.zeros(len(chosen), dtype=np.uint64)
+    for first, last, flat, starts in sets.chunks(chosen, _CHUNK):
+        permuted = np.empty_like(flat)
+        for factor, offset, weight in zip(*band, strict=True):
+            np.multiply(flat, factor, out=permuted)
+            np.add(permuted, offset, out=permuted)
+            keys[first:last] += np.minimum.reduceat(permuted, starts) * weight
+    return keys
+
+
+def _pairs_in_buckets(keys: Array) -> Iterator[Array]:
+    """Pairs (2, pairs) of places with equal keys, nearest in their bucket first."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
-    ends = np.flatnonzero(np.concatenate([ordered[1:] != ordered[:-1], [True]])) + 1
-    starts = np.concatenate([[0], ends[:-1]])
-    for group in np.flatnonzero(ends - starts > 1):
-        yield order[starts[group] : ends[group]]
-
-
-def _mixed(values: Array) -> Array:
-    """Spread every bit over all others (the finaliser of SplitMix64, Steele et al. 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    result: Array = values ^ (values >> np.uint64(31))
-    return result
+    is_start = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    starts = np.flatnonzero(is_start)
+    rank = np.arange(len(keys)) - np.repeat(starts, np.diff([*starts, len(keys)]))
+    later = np.flatnonzero(rank)
+    for distance in range(1, _MAX_COMPARED + 1):
+        later = later[rank[later] >= distance]
+        if not len(later):
+            return
+        yield np.stack([order[later - distance], order[later]])

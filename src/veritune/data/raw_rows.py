@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,9 @@ class RawRow:
 
     Attributes:
         tests, test_setup, entry_point: as in ``veritune.rows.Example``.
-        source: provenance, ``row 17`` (counted from 1) or ``json/decoder.py:12``.
+        source: provenance, ``row 17`` (counted from 1) or ``json/decoder.py:12@1f0c…``, the file,
+            the line, and the beginning of the file's SHA-256.
+        group: rows of one group, such as a file, go to one split; empty for none.
     """
 
     instruction: str
@@ -22,6 +25,7 @@ class RawRow:
     test_setup: str = ""
     entry_point: str = ""
     source: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,5 +38,5 @@ class RawRows:
             adds to it.
     """
 
-    rows: list[RawRow]
+    rows: Sequence[RawRow]
     origin: dict[str, Any]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from veritune.data.text_lines import MAX_LINE_BYTES, damaged, text_lines
+from veritune.data.unpacked import check_ratio
 from veritune.errors import DataError
 
 _MAX_COLUMNS = 100_000
@@ -65,22 +66,56 @@ def parquet_records(
 
     faults = (pa.ArrowException, OSError, UnicodeDecodeError)
     try:
-        table = pq.ParquetFile(file)
-        names = list(table.schema_arrow.names)
+        schema = pq.read_schema(file)
+        names = list(schema.names)
+        wanted = wanted_of(names)
+        _check_header([name for name in names if name in wanted], path)
+        chosen = [name for name in names if name in wanted]
+        texts = [name for name in chosen if _is_text(schema.field(name).type)]
+        file.seek(0)
+        # As dictionaries, equal cells are one cell in memory, as they are in the file.
+        table = pq.ParquetFile(file, read_dictionary=texts)
+        _check_unpacked_size(table.metadata, path)
     except faults as error:
         raise damaged(path, error, "Parquet") from error
-    wanted = wanted_of(names)
-    _check_header([name for name in names if name in wanted], path)
 
     def records() -> Iterator[object]:
-        chosen = [name for name in names if name in wanted]
         try:
             for batch in table.iter_batches(batch_size=_ROWS_PER_BATCH, columns=chosen):
-                yield from batch.to_pylist()
+                columns = [_cells(batch.column(name)) for name in chosen]
+                for row in zip(*columns, strict=True) if chosen else [()] * batch.num_rows:
+                    yield dict(zip(chosen, row, strict=True))
         except faults as error:
             raise damaged(path, error, "Parquet") from error
 
     return names, records()
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _cells(column: Any) -> list[Any]:
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(column.type):
+        return list(column.to_pylist())
+    values, places = column.dictionary.to_pylist(), column.indices.to_pylist()
+    if any(place is not None and not 0 <= place < len(values) for place in places):
+        raise pa.ArrowInvalid("a dictionary lacks a value that a row has")
+    return [None if place is None else values[place] for place in places]
+
+
+def _check_unpacked_size(metadata: Any, path: Path) -> None:
+    """Refuse a file whose pages would unpack to far more than text could.
+
+    Its columns are not asked: where they are damaged, that would end the whole process.
+    """
+    groups = range(metadata.num_row_groups)
+    unpacked_bytes = sum(max(0, metadata.row_group(number).total_byte_size) for number in groups)
+    check_ratio(path, path.stat().st_size, unpacked_bytes)
 
 
 def _json_lines(lines: Iterable[str], path: Path) -> Iterator[object]:

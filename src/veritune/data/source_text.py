@@ -46,10 +46,12 @@ def normalise_code(code: str) -> str:
     text = _LINE_END.sub("\n", code)
     if _TRAILING_BLANKS.search(text) and (found := tokens(text)) is not None:
         inside = lines_ending_in_string(found)
-        text = "\n".join(
+        stripped = "\n".join(
             line if row in inside else line.rstrip(_BLANKS)
             for row, line in enumerate(text.split("\n"), start=1)
         )
+        # The blanks may be all that a continuation at the very end goes on to.
+        text = text if stripped.endswith("\\\n") else stripped
     return _without_outer_blank_lines(text)
 
 
@@ -61,7 +63,7 @@ def normalise_prose(text: str) -> str:
 def _without_outer_blank_lines(text: str) -> str:
     kept = text.rstrip(f"{_BLANKS}\n")
     if kept.endswith("\\"):  # an empty line may be what a continuation goes on to
-        kept = text
+        return text
     return _LEADING_BLANK_LINES.sub("", kept)
 
 

@@ -20,16 +20,28 @@ def unpacked(file: IO[bytes], path: Path) -> IO[bytes]:
 
     Reading raises ``DataError`` beyond 64 MiB and ``MAX_RATIO`` times the packed size.
     """
-    limit = max(_ALWAYS_ALLOWED_BYTES, MAX_RATIO * path.stat().st_size)
     inside = cast(IO[bytes], gzip.GzipFile(fileobj=file))
-    return cast(IO[bytes], io.BufferedReader(_Limited(inside, path, limit), 1 << 17))
+    return cast(IO[bytes], io.BufferedReader(_Limited(inside, path), 1 << 17))
+
+
+def check_ratio(path: Path, packed_bytes: int, unpacked_bytes: int) -> None:
+    """Raise ``DataError`` beyond 64 MiB and ``MAX_RATIO`` times the packed size."""
+    limit = max(_ALWAYS_ALLOWED_BYTES, MAX_RATIO * packed_bytes)
+    if unpacked_bytes > limit:
+        raise DataError(
+            f"the file unpacks to more than {MAX_RATIO} times its size",
+            received=f"{path}: {packed_bytes:,} bytes packed, more than {limit:,} unpacked",
+            accepted="packed text, which is rarely over 20 times smaller",
+            next_step="look into it; if it is what you want, unpack it with gunzip, or write it"
+            " as JSON lines, and name that file",
+        )
 
 
 class _Limited(io.RawIOBase):
-    def __init__(self, inside: IO[bytes], path: Path, limit: int) -> None:
+    def __init__(self, inside: IO[bytes], path: Path) -> None:
         self._inside = inside
         self._path = path
-        self._limit = limit
+        self._packed_bytes = path.stat().st_size
         self._n_bytes = 0
 
     def readable(self) -> bool:
@@ -39,13 +51,5 @@ class _Limited(io.RawIOBase):
         part = self._inside.read(len(buffer))
         buffer[: len(part)] = part
         self._n_bytes += len(part)
-        if self._n_bytes > self._limit:
-            raise DataError(
-                f"the file unpacks to more than {MAX_RATIO} times its size",
-                received=f"{self._path}: {self._path.stat().st_size:,} bytes packed, more than"
-                f" {self._limit:,} unpacked",
-                accepted="packed text, which is rarely over 20 times smaller",
-                next_step="look into it; if it is what you want, unpack it with gunzip and name"
-                " the unpacked file",
-            )
+        check_ratio(self._path, self._packed_bytes, self._n_bytes)
         return len(part)

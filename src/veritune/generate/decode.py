@@ -1,46 +1,35 @@
-"""Decoding in length-sorted batches, through transformers' ``generate``."""
+"""Answers to many prompts: Veritune's own decoder where it knows the model, else transformers'.
+
+Both take the longest prompts first.  Veritune's gives a slot to the next prompt as soon as an
+answer ends; transformers' works through fixed batches.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from veritune.errors import OutOfMemory
-from veritune.model.lora import peft_notices
+from veritune.generate.by_transformers import answer_batch
+from veritune.generate.continuous import ContinuousEngine
+from veritune.generate.engine import BASE, Request
+from veritune.generate.generated import Generated, Sampling, end_ids, finished
+from veritune.generate.runners import base_of, why_not
 from veritune.model.prompt import PromptFormat
 
+__all__ = ["Generated", "Sampling", "decode", "decoder_of"]
 
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """One answer as generated.
-
-    Attributes:
-        raw: text without special tokens.
-        n_new_tokens: generated tokens, the end token included.
-        finish_reason: ``stop`` if an end token came, ``length`` if the limit did.
-    """
-
-    raw: str
-    n_new_tokens: int
-    finish_reason: Literal["stop", "length"]
+OWN, TRANSFORMERS = "veritune", "transformers"
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How several answers to one prompt are drawn.
-
-    Attributes:
-        n: answers a prompt.
-        seed: of the draws; the same prompts, batch size and seed give the same answers.
-    """
-
-    n: int
-    temperature: float
-    top_p: float
-    seed: int
+def decoder_of(model: Any) -> str:
+    """Who answers for a model in its present state, and why if it is not Veritune's decoder."""
+    _, fault = _system_of(model)
+    return OWN if fault is None else f"{TRANSFORMERS} ({fault})"
 
 
 @torch.inference_mode()
@@ -57,97 +46,111 @@ def decode(
     """Answer every prompt greedily; results come in the order of ``prompts``.
 
     Args:
+        model: answers in its present state, its active adapter on or off.
         sampling: draws ``n`` answers a prompt instead; those of one prompt stand together.
-        on_done: called with (answers, new tokens) after each batch.
+        on_done: called with (answers, new tokens) whenever some are ready.
 
     Raises:
-        OutOfMemory: a batch did not fit even alone.
+        OutOfMemory: not even one answer fitted.
     """
     copies = 1 if sampling is None else sampling.n
     encoded = [row for row in prompt_format.encode_prompts(list(prompts)) for _ in range(copies)]
-    if sampling is not None:
-        torch.manual_seed(sampling.seed)
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)
-    results: dict[int, Generated] = {}
-    start = 0
-    while start < len(order):
-        chosen = order[start : start + batch_size]
+    work = _Work(model, prompt_format, encoded, max_new_tokens, sampling, on_done)
+    system, fault = _system_of(model)
+    own = fault is None and all(encoded)
+    if sampling is not None and not own:
+        torch.manual_seed(sampling.seed)
+    while left := [index for index in order if index not in work.results]:
         try:
-            rows = [encoded[index] for index in chosen]
-            answers = _batch(model, prompt_format, rows, max_new_tokens, sampling)
+            if own:
+                work.by_engine(left, batch_size, system)
+            else:
+                work.by_transformers(left, batch_size)
         except (torch.OutOfMemoryError, MemoryError) as error:
             if batch_size == 1:
                 raise OutOfMemory(
                     "memory ran out while generating one answer",
-                    received=f"{len(encoded[chosen[0]])} prompt tokens,"
-                    f" {max_new_tokens} new tokens",
+                    received=f"{len(encoded[left[0]])} prompt tokens, {max_new_tokens} new tokens",
                     next_step="lower evaluate.max_new_tokens or data.max_pair_tokens",
                 ) from error
             batch_size = max(1, batch_size // 2)
-            continue
-        results.update(zip(chosen, answers, strict=True))
-        start += len(chosen)
-        if on_done is not None:
-            on_done(len(chosen), sum(answer.n_new_tokens for answer in answers))
-    return [results[index] for index in range(len(encoded))]
+    return [work.results[index] for index in range(len(encoded))]
 
 
-def _batch(
-    model: Any,
-    prompt_format: PromptFormat,
-    rows: list[list[int]],
-    max_new_tokens: int,
-    sampling: Sampling | None,
-) -> list[Generated]:
-    tokenizer = prompt_format.tokenizer
-    device = next(model.parameters()).device
-    longest = max(len(row) for row in rows)
-    ids = torch.full((len(rows), longest), int(tokenizer.pad_token_id), dtype=torch.long)
-    mask = torch.zeros((len(rows), longest), dtype=torch.long)
-    for index, row in enumerate(rows):
-        # Decoders continue at the right end, so they are padded on the left.
-        place = (
-            slice(0, len(row))
-            if prompt_format.kind == "seq2seq"
-            else slice(longest - len(row), longest)
+@dataclass
+class _Work:
+    """Prompts to answer, and the answers so far, by number."""
+
+    model: Any
+    format: PromptFormat
+    encoded: list[list[int]]
+    max_new_tokens: int
+    sampling: Sampling | None
+    on_done: Callable[[int, int], None] | None
+    results: dict[int, Generated] = field(default_factory=dict)
+
+    def by_transformers(self, left: Sequence[int], batch_size: int) -> None:
+        """Answer one batch."""
+        chosen = left[:batch_size]
+        rows = [self.encoded[index] for index in chosen]
+        answers = answer_batch(self.model, self.format, rows, self.max_new_tokens, self.sampling)
+        self._take(dict(zip(chosen, answers, strict=True)))
+
+    def by_engine(self, left: Sequence[int], n_slots: int, system: str) -> None:
+        """Answer all that are left."""
+        names = [] if system == BASE else [system]
+        engine = ContinuousEngine(
+            self.model,
+            adapters={name: name for name in names},
+            n_slots=min(n_slots, len(left)),
         )
-        ids[index, place] = torch.tensor(row)
-        mask[index, place] = 1
-    ends = sorted({prompt_format.end_id, int(tokenizer.eos_token_id)})
-    with peft_notices():
-        output = model.generate(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            num_beams=1,
-            **_choice(sampling),
-            max_new_tokens=max_new_tokens,
-            eos_token_id=ends,
-            pad_token_id=int(tokenizer.pad_token_id),
-        )
-    # Encoder-decoder output opens with the start token, decoder output with the prompt.
-    skip = 1 if prompt_format.kind == "seq2seq" else longest
-    return [_finish(row, ends, tokenizer) for row in output[:, skip:].tolist()]
+        ends = end_ids(self.format)
+        for index in left:
+            engine.add(self._request(index, system, ends))
+        made: dict[int, list[int]] = {index: [] for index in left}
+        while engine.n_active:
+            ready: dict[int, Generated] = {}
+            for emitted in engine.step():
+                index = int(emitted.request_id)
+                made[index].append(emitted.token_id)
+                if emitted.finish_reason is not None:
+                    ready[index] = finished(made.pop(index), ends, self.format.tokenizer)
+            if ready:
+                self._take(ready)
+
+    def _request(self, index: int, system: str, ends: frozenset[int]) -> Request:
+        prompt = tuple(self.encoded[index])
+        settings: dict[str, Any] = {}
+        if self.sampling is not None:
+            name = f"{self.sampling.seed} {index % self.sampling.n} {prompt}"
+            seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+            settings = {
+                "temperature": self.sampling.temperature,
+                "top_p": self.sampling.top_p,
+                "seed": seed,
+            }
+        return Request(str(index), prompt, system, self.max_new_tokens, ends, **settings)
+
+    def _take(self, answers: dict[int, Generated]) -> None:
+        self.results.update(answers)
+        if self.on_done is not None:
+            self.on_done(len(answers), sum(one.n_new_tokens for one in answers.values()))
 
 
-def _choice(sampling: Sampling | None) -> dict[str, Any]:
-    if sampling is None:
-        return {"do_sample": False}
-    # A model's own generation settings may limit the candidates; here they do not.
-    return {
-        "do_sample": True,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": 0,
-    }
-
-
-def _finish(row: list[int], ends: list[int], tokenizer: Any) -> Generated:
-    stop = next((index for index, token in enumerate(row) if token in ends), None)
-    text = tokenizer.decode(
-        row if stop is None else row[:stop],
-        skip_special_tokens=True,
-        clean_up_tokenization_spaces=False,
+def _system_of(model: Any) -> tuple[str, str | None]:
+    """The adapter that acts in a model, or ``base``; and what keeps our decoder from it."""
+    layers = [layer for layer in base_of(model).modules() if hasattr(layer, "base_layer")]
+    states = (
+        {(layer.disable_adapters, tuple(layer.active_adapters)) for layer in layers}
+        if hasattr(model, "peft_config")
+        else set()
     )
-    if stop is None:
-        return Generated(text, len(row), "length")
-    return Generated(text, stop + 1, "stop")
+    if len(states) > 1:
+        return BASE, "adapters that differ from layer to layer"
+    disabled, active = next(iter(states), (True, ()))
+    if disabled or not active:
+        return BASE, why_not(model, [])
+    if len(active) > 1:
+        return BASE, "several adapters at once"
+    return active[0], why_not(model, active)

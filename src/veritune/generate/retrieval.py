@@ -5,6 +5,7 @@ Similarity is BM25 (Robertson and Zaragoza, 2009) over the words of the question
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ class NearestQuestions:
     def __init__(self, train: Sequence[Example], *, join_input: bool) -> None:
         import bm25s
 
+        # It sets its own logger to DEBUG, whatever the program that imports it wants.
+        logging.getLogger("bm25s").setLevel(logging.WARNING)
         self._train = list(train)
         self._join_input = join_input
         self._index: Any = bm25s.BM25()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from veritune.config import EvaluateSection
-from veritune.generate.decode import Sampling, decode
+from veritune.generate.decode import Sampling, decode, decoder_of
 from veritune.generate.retrieval import NearestQuestions
 from veritune.model.adapter import activated
 from veritune.model.prompt import PromptFormat, sha256_text
@@ -107,6 +107,13 @@ class Systems:
             )
             for (number, example, prompt), answer in zip(copies, generated, strict=True)
         ]
+
+    def decoder(self, system: str) -> str | None:
+        """Whose decoder answers for a system, or None where no model does."""
+        if system == RETRIEVAL:
+            return None
+        with self._weights_of(system):
+            return decoder_of(self._model)
 
     def _weights_of(self, system: str) -> contextlib.AbstractContextManager[None]:
         if system == "adapted" or system in PLAIN_MODELS:

@@ -56,6 +56,20 @@ def save_adapter(model: Any, folder: Path, *, base_name: str, initial: Path | No
             readme.unlink()
 
 
+def save_named_adapter(model: Any, name: str, folder: Path, *, base_name: str) -> None:
+    """Write one of several adapters as a PEFT folder, whole or not at all."""
+    model.peft_config[name].base_model_name_or_path = base_name
+    with atomic_folder(folder) as temporary, peft_notices():
+        model.save_pretrained(temporary, save_embedding_layers=False, selected_adapters=[name])
+        inner = temporary / name
+        for file in list(inner.iterdir()) if inner.is_dir() else []:
+            file.rename(temporary / file.name)
+        if inner.is_dir():
+            inner.rmdir()
+        for readme in temporary.glob("README.md"):
+            readme.unlink()
+
+
 def load_adapter(model: Any, folder: Path) -> Any:
     """Attach a saved adapter to its base model, frozen.
 

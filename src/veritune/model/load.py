@@ -17,6 +17,7 @@ from veritune.config import ModelSection
 from veritune.errors import EnvironmentFault, ModelReferenceError, OutOfMemory, VerituneError
 from veritune.model.bundled import DESCRIPTION, bundled_folder
 from veritune.model.hardware import Placement, available_bytes
+from veritune.model.quantized import FROZEN_BYTES, loading_arguments, refuse_unusable
 from veritune.model.references import Reference, resolve_reference
 
 Kind = Literal["causal", "seq2seq"]
@@ -103,13 +104,16 @@ def load_model(section: ModelSection, placement: Placement, *, seed: int = 0) ->
     reference = located(section)
     config = load_config(section)
     kind = kind_of(config)
+    refuse_unusable(section, placement)
     _refuse_too_large(section, placement)
     with _loading_faults(reference), _quiet_transformers():
         if section.init == "random":
             model = _build(config, kind, seed).to(placement.dtype)
         else:
             model = _read_weights(reference, section, placement, kind)
-    model = model.to(placement.device).eval().requires_grad_(False)
+    if section.quantization == "none":
+        model = model.to(placement.device)
+    model = model.eval().requires_grad_(False)
     _plain_generation(model)
     _contiguous_head(model)
     description = DESCRIPTION if reference.kind == "bundled" else reference.name
@@ -165,12 +169,18 @@ def _read_weights(
         arguments["quantization_config"] = GgufConfig(dequantize=True)
     else:
         arguments["use_safetensors"] = True
+        arguments.update(loading_arguments(section, placement))
     return _auto_class(kind).from_pretrained(
         reference.location,
         dtype=placement.dtype,
         trust_remote_code=section.trust_remote_code,
         **arguments,
     )
+
+
+def commit_in_cache(section: ModelSection) -> str | None:
+    """The hub commit that was read last for this reference; None for local models."""
+    return _commit_of(resolve_reference(section))
 
 
 def _commit_of(reference: Reference) -> str | None:
@@ -210,7 +220,8 @@ def _contiguous_head(model: Any) -> None:
 def _refuse_too_large(section: ModelSection, placement: Placement) -> None:
     skeleton, _ = empty_model(section)
     n_parameters = sum(p.numel() for p in skeleton.parameters())
-    needed = int(n_parameters * placement.dtype.itemsize * _LOADING_MARGIN)
+    each = FROZEN_BYTES[section.quantization] or placement.dtype.itemsize
+    needed = int(n_parameters * each * _LOADING_MARGIN)
     free = available_bytes(placement.device)
     if needed > free:
         smaller = "set model.dtype to bfloat16, or " if placement.dtype == torch.float32 else ""
@@ -292,19 +303,38 @@ def _explain(reference: Reference, error: Exception) -> VerituneError:
             next_step="download the model where there is a network and name its folder, or use"
             " bundled:smollm2-135m",
         )
+    return _explain_files(reference, error, names, f"{received}: {first_line}")
+
+
+def _explain_files(
+    reference: Reference, error: Exception, names: set[str], received: str
+) -> VerituneError:
+    """What is wrong with the files of a model that is there."""
+    if reference.kind == "hub" and ("TransportError" in names or _server_failed(error)):
+        return EnvironmentFault(
+            "a file of the model could not be downloaded whole; what came of it is not used",
+            received=reference.name,
+            accepted="a hub that answers",
+            next_step="try again later: what is there already is kept; or name a local folder",
+        )
     if "SafetensorError" in names or isinstance(error, (struct.error, json.JSONDecodeError)):
         return ModelReferenceError(
             "a file of the model is damaged",
-            received=f"{received}: {first_line}",
+            received=received,
             accepted="whole safetensors and JSON files",
             next_step="download or save the model again",
         )
     return ModelReferenceError(
         "the model cannot be loaded",
-        received=f"{received}: {first_line}",
+        received=received,
         accepted="an encoder-decoder or decoder model that transformers knows",
         next_step="`veritune doctor` checks the installation; load it once in plain transformers",
     )
+
+
+def _server_failed(error: Exception) -> bool:
+    codes = (getattr(getattr(link, "response", None), "status_code", 0) for link in _chain(error))
+    return any(isinstance(code, int) and code >= 500 for code in codes)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

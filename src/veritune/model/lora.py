@@ -101,13 +101,17 @@ class Coverage:
         }
 
 
-def attach_lora(model: Any, section: LoraSection, *, seed: int) -> Any:
+def attach_lora(model: Any, section: LoraSection, *, seed: int, name: str = "default") -> Any:
     """Put a fresh adapter on a frozen base model; the PEFT model shares its weights.
+
+    Args:
+        model: a base model, or a PEFT model that gets one adapter more.
+        name: the adapter's in the PEFT model.
 
     Raises:
         RecipeError: a target matches nothing, or PEFT refuses the combination.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, PeftModel, get_peft_model
 
     targets = resolve_targets(model, section)
     task = "SEQ_2_SEQ_LM" if getattr(model.config, "is_encoder_decoder", False) else "CAUSAL_LM"
@@ -125,7 +129,11 @@ def attach_lora(model: Any, section: LoraSection, *, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]), peft_notices():
         torch.manual_seed(seed)
         try:
-            adapted = get_peft_model(model, config)
+            if isinstance(model, PeftModel):
+                model.add_adapter(name, config)
+                adapted: Any = model
+            else:
+                adapted = get_peft_model(model, config, adapter_name=name)
         except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
             raise RecipeError(
                 "PEFT cannot build this adapter",
@@ -149,7 +157,11 @@ def resolve_targets(model: Any, section: LoraSection) -> list[str]:
     Raises:
         RecipeError: a name matches no linear module; the nearest ones are named.
     """
-    linear = [name for name, module in model.named_modules() if _is_linear(module)]
+    linear = [
+        name.removesuffix(".base_layer")
+        for name, module in model.named_modules()
+        if _is_linear(module) and ".lora_" not in name
+    ]
     wanted = _preset(section.target_modules, str(model.config.model_type), model)
     is_preset = isinstance(section.target_modules, str) and wanted != [section.target_modules]
     missing = [name for name in wanted if not any(_matches(path, name) for path in linear)]
@@ -200,9 +212,9 @@ def _preset(wanted: str | list[str], model_type: str, model: Any) -> list[str]:
         head = model.get_output_embeddings()
         return sorted(
             {
-                name.rpartition(".")[2]
+                name.removesuffix(".base_layer").rpartition(".")[2]
                 for name, module in model.named_modules()
-                if _is_linear(module) and module is not head
+                if _is_linear(module) and module is not head and ".lora_" not in name
             }
         )
     return [wanted]
@@ -228,4 +240,5 @@ def peft_notices() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
         warnings.filterwarnings("ignore", message=".*changes the base weights.*")
         warnings.filterwarnings("ignore", message="Could not find a config file")
+        warnings.filterwarnings("ignore", message=".*was active which is now deleted.*")
         yield

@@ -65,15 +65,31 @@ class PromptFormat:
         if not self.chat:
             parts = [self.user_text(shot) + answer for shot, answer in shots]
             return _SHOT_SEPARATOR.join([*parts, self.user_text(example)])
+        text = self.tokenizer.apply_chat_template(
+            self._messages(example, shots), add_generation_prompt=True, tokenize=False
+        )
+        return str(text)
+
+    def prompts(self, examples: Sequence[Question]) -> list[str]:
+        """The full prompt texts, without shots, in one call of the template."""
+        if not self.chat or not examples:
+            return [self.user_text(example) for example in examples]
+        texts = self.tokenizer.apply_chat_template(
+            [self._messages(example) for example in examples],
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        return [str(text) for text in texts]
+
+    def _messages(
+        self, example: Question, shots: Sequence[tuple[Question, str]] = ()
+    ) -> list[dict[str, str]]:
         messages = [{"role": "system", "content": self.system}] if self.system is not None else []
         for shot, answer in shots:
             messages.append({"role": "user", "content": self.user_text(shot)})
             messages.append({"role": "assistant", "content": answer})
         messages.append({"role": "user", "content": self.user_text(example)})
-        text = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False
-        )
-        return str(text)
+        return messages
 
     def encode_prompt(self, text: str) -> list[int]:
         """Token ids of a full prompt text."""
@@ -106,7 +122,7 @@ class PromptFormat:
         self, questions: Sequence[Question], answers: Sequence[str]
     ) -> list[tuple[list[int], list[int]]]:
         """(prompt ids, answer ids) of each pair."""
-        prompts = self.encode_prompts([self.prompt(question) for question in questions])
+        prompts = self.encode_prompts(self.prompts(questions))
         return list(zip(prompts, self.encode_answers(answers), strict=True))
 
 

@@ -19,12 +19,13 @@ from veritune.generate.systems import ADAPTER_PREFIX, RETRIEVAL, Systems
 from veritune.model.adapter import load_adapter
 from veritune.model.hardware import choose_placement
 from veritune.model.load import load_model
-from veritune.model.merged import merged_model, share_weights
+from veritune.model.merged import merged_model, own_memory, share_weights
 from veritune.model.other_adapters import OtherAdapter, attach_other, find_adapters
 from veritune.pipeline.claims import measure_claims
 from veritune.pipeline.context import Context, add_notices
 from veritune.pipeline.encode import Encoder, make_encoder
 from veritune.pipeline.full_finetune import full_finetune_inputs, full_finetune_section
+from veritune.pipeline.hub_commits import refuse_moved_model
 from veritune.pipeline.sub_runs import answer_rest
 from veritune.rows import Example, Prediction, read_examples, read_predictions, write_predictions
 from veritune.run_dir import RunDirectory, digest
@@ -87,10 +88,14 @@ def answer_all(
             context.reporter.say(f"  answers of {system}: unchanged, kept")
             collected += read_predictions(path)
             continue
-        answers, seconds = _answer(context, models, system, examples)
+        answers, seconds, decoder = _answer(context, models, system, examples)
+        if known.pop(system, None):
+            # Killed after the next line, it must not pass for what it was.
+            run.update_manifest(predictions=known)
         write_predictions(path, answers)
         known[system] = identity
-        run.update_manifest(predictions=known)
+        decoders = {**run.manifest().get("decoders", {}), system: decoder}
+        run.update_manifest(predictions=known, decoders=decoders)
         collected += answers
         timing[system] = {
             "seconds": round(seconds, 3),
@@ -101,12 +106,12 @@ def answer_all(
 
 def _answer(
     context: Context, models: Models, system: str, examples: Sequence[Example]
-) -> tuple[list[Prediction], float]:
-    """Answers and the seconds they took; no model outlives the call through a name here."""
+) -> tuple[list[Prediction], float, str | None]:
+    """Answers, the seconds they took and the decoder; no model outlives the call by a name."""
     answering = models.answering(system)
     started = time.perf_counter()
     answers = answer_rest(context, system, examples, answering.answer)
-    return answers, time.perf_counter() - started
+    return answers, time.perf_counter() - started, answering.decoder(system)
 
 
 @dataclass
@@ -128,6 +133,7 @@ class Base:
 
     def variants(self) -> dict[str, Any]:
         """The models whose latency the claims compare."""
+        own_memory(self.plain)
         return {"base": self.plain, "adapted": self.adapted, "merged": self.merged()}
 
 
@@ -147,6 +153,7 @@ class Models:
             run, recipe = self._context.run, self._context.recipe
             encoder = make_encoder(recipe)
             loaded = load_model(recipe.model, choose_placement(recipe.model), seed=recipe.seed)
+            refuse_moved_model(run, loaded)
             plain = share_weights(loaded.model)
             self._base = Base(
                 plain,

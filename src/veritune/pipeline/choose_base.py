@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from veritune.atomic import atomic_folder, write_text
-from veritune.compare.curve import value_interval
 from veritune.config import Recipe
 from veritune.model.adapter import WEIGHTS
 from veritune.model.load import kind_of, load_config
@@ -20,9 +19,9 @@ from veritune.pipeline.context import Context
 from veritune.pipeline.evaluate import choose_examples
 from veritune.pipeline.sub_runs import answers_of, open_sub_run, place_file
 from veritune.pipeline.train import refuse_packed, train_inputs
+from veritune.pipeline.validation_value import refuse_unmeasurable, validation_values
 from veritune.recipe_file import dump_recipe
-from veritune.rows import Example, Prediction
-from veritune.score import corpus_value, score_predictions
+from veritune.rows import Example
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_NAME = 64
@@ -39,7 +38,10 @@ def choose_base(context: Context) -> Context:
     for name in names:
         # Before the first is trained, not after.
         single = with_base(recipe, name)
-        refuse_packed(single, kind_of(load_config(single.model)))
+        config = load_config(single.model)
+        refuse_packed(single, kind_of(config), str(config.model_type))
+    instead = "--set evaluate.primary_metric=chrf"
+    refuse_unmeasurable(context, validation, "the base models", instead)
     rows = []
     for place, (name, folder) in enumerate(zip(names, folder_names(names), strict=True), 1):
         single = _single(with_base(recipe, name))
@@ -85,15 +87,16 @@ def folder_names(names: Sequence[str]) -> list[str]:
 
 
 def _measured(sub_run: Context, name: str, validation: Sequence[Example]) -> dict[str, Any]:
-    found = answers_of(sub_run, {"baseline": validation, "adapted": validation})
+    answers = answers_of(sub_run, {"baseline": validation, "adapted": validation})
+    values = validation_values(sub_run, validation, answers)
     run, metric = sub_run.run, sub_run.recipe.evaluate.primary_metric
     model, summary = run.manifest().get("model", {}), run.stage_record("train").get("summary", {})
     return {
         "name": name,
         "folder": run.path.name,
         "metric": metric,
-        "zero_shot": _value(sub_run.recipe, validation, found["baseline"]),
-        "adapted": _value(sub_run.recipe, validation, found["adapted"]),
+        "zero_shot": values["baseline"],
+        "adapted": values["adapted"],
         "total_parameters": model.get("total_parameters"),
         "trainable_parameters": model.get("trainable_parameters"),
         "train_seconds": summary.get("train_runtime"),
@@ -101,21 +104,6 @@ def _measured(sub_run: Context, name: str, validation: Sequence[Example]) -> dic
         "peak_memory_bytes": summary.get("peak_memory_bytes"),
         "adapter_bytes": (run.adapter / WEIGHTS).stat().st_size,
     }
-
-
-def _value(
-    recipe: Recipe, validation: Sequence[Example], answers: Sequence[Prediction]
-) -> dict[str, float | None]:
-    metric = recipe.evaluate.primary_metric
-    scores = score_predictions(validation, answers, [metric])
-    low, high = value_interval(
-        metric,
-        scores,
-        {row.example_id: row.cluster_id for row in validation},
-        resamples=recipe.evaluate.resamples,
-        seed=recipe.seed,
-    )
-    return {"value": corpus_value(metric, scores), "ci_low": low, "ci_high": high}
 
 
 def _single(recipe: Recipe) -> Recipe:

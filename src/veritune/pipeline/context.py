@@ -12,6 +12,7 @@ from typing import Any
 import veritune
 from veritune.config import Recipe
 from veritune.pipeline.chosen_base import with_chosen
+from veritune.pipeline.swept import with_winner
 from veritune.progress import Reporter
 from veritune.run_dir import RunDirectory
 
@@ -53,7 +54,7 @@ def open_context(recipe: Recipe, reporter: Reporter) -> Context:
         RunDirectoryError: the folder holds something else.
     """
     run = RunDirectory(Path(recipe.output_dir))
-    recipe = settle(with_chosen(run, recipe), run)
+    recipe = settle(with_chosen(run, with_winner(run, recipe)), run)
     run.claim(recipe)
     if not run.manifest():
         run.update_manifest(

@@ -16,20 +16,23 @@ from veritune.config import EvaluateSection, Recipe
 from veritune.errors import RunDirectoryError
 from veritune.generate.retrieval import retrieval_scores
 from veritune.model.adapter import WEIGHTS
+from veritune.model.other_adapters import find_adapters
 from veritune.pipeline.answers import answer_all, other_weights
 from veritune.pipeline.benchmarks import measure_benchmarks
 from veritune.pipeline.chosen_base import bases_table
-from veritune.pipeline.context import Context
+from veritune.pipeline.context import Context, add_notices
 from veritune.pipeline.full_finetune import full_finetune_stage
 from veritune.pipeline.functional import open_runner, run_all_answers, without_broken
 from veritune.pipeline.further_trainings import answer_with_further_trainings, main_training
-from veritune.pipeline.ledger import count_reading
+from veritune.pipeline.ledger import NOT_KEPT, count_reading
 from veritune.pipeline.losses import measure_losses
 from veritune.pipeline.primary_metric import with_fixed_metric
 from veritune.pipeline.samples import measure_samples
+from veritune.pipeline.swept import sweep_table
 from veritune.rows import (
     Example,
     Prediction,
+    read_conclusion,
     read_examples,
     write_scores,
 )
@@ -64,9 +67,7 @@ def evaluate_stage(context: Context) -> dict[str, Any]:
     if not context.skip("evaluate", inputs, outputs):
         full_finetune_stage(context)
         _evaluate(context, inputs, further)
-    import json
-
-    return dict(json.loads(run.comparison.read_text(encoding="utf-8")))
+    return read_conclusion(run.comparison)
 
 
 def evaluate_inputs(run: RunDirectory, recipe: Recipe) -> str:
@@ -106,6 +107,7 @@ def _further_answers(context: Context) -> list[Prediction]:
 def _evaluate(context: Context, inputs: str, further: list[Prediction]) -> None:
     run, recipe, reporter = context.run, context.recipe, context.reporter
     started = time.perf_counter()
+    run.begin_stage("evaluate")
     chosen = choose_examples(run, recipe.evaluate, recipe.seed)
     systems = [*recipe.evaluate.systems, *recipe.evaluate.adapters]
     reporter.say(
@@ -163,11 +165,25 @@ def _evaluate(context: Context, inputs: str, further: list[Prediction]) -> None:
         ),
         "forgetting": {"texts": forgotten, "note": away_note},
         **bases_table(run),
+        **sweep_table(run),
     }
     write_json(run.comparison, {**content, **extra})
-    test_sha = file_sha256(run.split_file("test"))
-    run.update_manifest(test_reads=count_reading(test_sha, file_sha256(run.adapter / WEIGHTS)))
-    run.finish_stage("evaluate", inputs, time.perf_counter() - started, per_system=per_system)
+    adapter = file_sha256(run.adapter / WEIGHTS)
+    reads = _count_readings(run, recipe, adapter)
+    run.update_manifest(test_reads=reads)
+    seconds = time.perf_counter() - started
+    run.finish_stage("evaluate", inputs, seconds, per_system=per_system, adapter_sha256=adapter)
+
+
+def _count_readings(run: RunDirectory, recipe: Recipe, adapter: str) -> int | None:
+    """Count every adapter that answered the test questions; return how many ever did."""
+    test = file_sha256(run.split_file("test"))
+    for other in find_adapters(recipe.evaluate.adapters):
+        count_reading(test, file_sha256(other.folder / WEIGHTS))
+    reads = count_reading(test, adapter)
+    if reads is None:
+        add_notices(run, [NOT_KEPT])
+    return reads
 
 
 def _sample(examples: list[Example], size: int | None, seed: int) -> list[Example]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,17 @@ from veritune.model.load import LoadedModel, load_model
 from veritune.model.memory import StepMemory
 from veritune.pipeline.context import Context, add_notices
 from veritune.pipeline.encode import make_encoder
-from veritune.pipeline.train import layout_for
+from veritune.pipeline.hub_commits import refuse_moved_model
+from veritune.pipeline.processes import placed, together
+from veritune.pipeline.train import layout_for, will_recompute
 from veritune.rows import read_examples
 from veritune.run_dir import RunDirectory, digest
+from veritune.train.batches import EncodedPair, Layout
 from veritune.train.checkpoint import checkpoints
 from veritune.train.flops import count_weights
 from veritune.train.loop import Training
+from veritune.train.memory import estimator
+from veritune.train.ranks import Ranks, process_count
 
 STAGE = "full_finetune"
 WEIGHTS_CONFIG = "config.json"
@@ -68,7 +74,9 @@ def full_finetune_inputs(run: RunDirectory, recipe: Recipe) -> str:
         run.split_file("train"),
         run.split_file("validation"),
         recipe.model.model_dump(),
-        recipe.train.model_dump(exclude={"full_learning_rate", "learning_rate"}),
+        recipe.train.model_dump(
+            exclude={"full_learning_rate", "learning_rate", "compile", "activation_checkpointing"}
+        ),
         full_learning_rate(recipe),
         recipe.data.input,
         recipe.seed,
@@ -93,25 +101,56 @@ def checkpoint_folder(run: RunDirectory) -> Path:
 
 
 def _train(context: Context, inputs: str) -> None:
-    run, recipe, reporter = context.run, context.recipe, context.reporter
+    run, recipe = context.run, context.recipe
     started = time.perf_counter()
+    placement = choose_placement(recipe.model)
+    _clear_others(checkpoint_folder(run), inputs)
+    with together(recipe, run, inputs, placement, STAGE) as ranks:
+        summary = full_share(context, inputs, ranks, placed(placement, ranks))
+    n_weights = summary.pop("trainable_parameters")
+    run.finish_stage(
+        STAGE,
+        inputs,
+        time.perf_counter() - started,
+        summary=summary,
+        learning_rate=full_learning_rate(recipe),
+        trainable_parameters=n_weights,
+        hardware=describe_hardware(placement),
+    )
+
+
+def full_share(context: Context, inputs: str, ranks: Ranks, placement: Placement) -> dict[str, Any]:
+    """Train this process's share of all weights; the first process also writes them.
+
+    Returns:
+        The training summary, with the peak memory and ``trainable_parameters``.
+    """
+    run, recipe, reporter = context.run, context.recipe, context.reporter
     encoder = make_encoder(recipe)
     train = encoder.pairs(read_examples(run.split_file("train")))
     validation = encoder.pairs(read_examples(run.split_file("validation")))
-    placement = choose_placement(recipe.model)
     rate = full_learning_rate(recipe)
     reporter.say(
         f"{STAGE}: all weights of {recipe.model.name_or_path} on {len(train)} pairs, learning"
         f" rate {rate:g}, fp32 weights{_products(placement)} on {placement.device.type}"
+        + (f", {ranks.size} processes" if ranks.size > 1 else "")
     )
     memory = StepMemory(placement.device)
     loaded = load_model(recipe.model, Placement(placement.device, torch.float32), seed=recipe.seed)
+    refuse_moved_model(run, loaded)
     model = loaded.model.requires_grad_(True)
     n_weights = sum(p.numel() for p in model.parameters())
     _refuse_too_large(n_weights, placement.device)
+    if encoder.kind == "seq2seq" and recipe.train.padding == "packed":
+        # Its position bias trains here, and packed attention gives that no gradient.
+        unpacked = recipe.train.model_copy(update={"padding": "longest_in_batch"})
+        recipe = recipe.model_copy(update={"train": unpacked})
     layout = layout_for(recipe, encoder, [*train, *validation], model.config)
     if recipe.train.padding == "packed":
         use_packed_attention(model, max(pair.n_tokens for pair in [*train, *validation]))
+    recomputes = _will_recompute(recipe, model, layout, train, placement)
+    if recomputes:
+        reporter.say("  activations are computed again instead of kept (a third slower)")
     _compute_in(model, placement)
     summary = Training(
         model=model,
@@ -121,24 +160,38 @@ def _train(context: Context, inputs: str) -> None:
         validation=validation,
         seed=recipe.seed,
         device=placement.device,
-        folder=_fresh(checkpoint_folder(run), inputs),
+        folder=checkpoint_folder(run),
         log_path=checkpoint_folder(run) / _LOG,
         inputs_sha256=inputs,
         weights=count_weights(model),
         reporter=reporter,
         watch=memory.watch,
-        resumable=_has_room(context, n_weights),
+        resumable=_has_room(context, n_weights, ranks),
+        ranks=ranks,
+        recomputes=recomputes,
     ).run()
-    _save(run, loaded, placement)
-    run.finish_stage(
-        STAGE,
-        inputs,
-        time.perf_counter() - started,
-        summary={**summary, **memory.to_json()},
-        learning_rate=rate,
-        trainable_parameters=n_weights,
-        hardware=describe_hardware(placement),
+    if ranks.is_first:
+        run.begin_stage(STAGE)
+        _save(run, loaded, placement)
+    return {**summary, **memory.to_json(), "trainable_parameters": n_weights}
+
+
+def _will_recompute(
+    recipe: Recipe, model: Any, layout: Layout, train: Sequence[EncodedPair], placement: Placement
+) -> bool:
+    """Whether activations are computed again: asked for, or they would not fit."""
+    own = estimator(
+        model,
+        layout,
+        train,
+        dtype=placement.dtype,
+        captured=False,
+        ours=False,
+        shared=process_count(recipe.train.processes),
     )
+    # The weights, counted with their gradients and moments, are loaded by now.
+    free = available_bytes(placement.device) + 4 * own.trained
+    return will_recompute(recipe, own, free)
 
 
 def _products(placement: Placement) -> str:
@@ -165,10 +218,12 @@ def _refuse_too_large(n_weights: int, device: torch.device) -> None:
         )
 
 
-def _has_room(context: Context, n_weights: int) -> bool:
+def _has_room(context: Context, n_weights: int, ranks: Ranks) -> bool:
     free = shutil.disk_usage(context.run.path).free
     if free >= n_weights * _DISK_BYTES:
         return True
+    if not ranks.is_first:
+        return False
     notice = (
         "full fine-tuning kept no checkpoints, for want of disk space"
         f" ({n_weights * _DISK_BYTES / 2**30:.1f} GiB wanted, {free / 2**30:.1f} GiB free)"
@@ -178,8 +233,8 @@ def _has_room(context: Context, n_weights: int) -> bool:
     return False
 
 
-def _fresh(folder: Path, inputs: str) -> Path:
-    """The folder, without states of other data or settings: this baseline can be redone."""
+def _clear_others(folder: Path, inputs: str) -> None:
+    """Throw away states of other data or settings: this baseline can be redone."""
     for item in checkpoints(folder):
         try:
             known = json.loads((item / "state.json").read_text(encoding="utf-8"))
@@ -192,7 +247,6 @@ def _fresh(folder: Path, inputs: str) -> Path:
     if not checkpoints(folder):
         # The best weights of a start that left no checkpoint belong to nothing.
         shutil.rmtree(folder, ignore_errors=True)
-    return folder
 
 
 def _save(run: RunDirectory, loaded: LoadedModel, placement: Placement) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from veritune.config import DataSection, Recipe
+from veritune.data.code_place import commit_named
 from veritune.data.given_splits import GIVEN, sections
 from veritune.data.leak_audit import SIDES
 from veritune.data.lengths import FurtherLimits
@@ -17,6 +18,7 @@ from veritune.errors import RunDirectoryError
 from veritune.pipeline.chosen_base import with_base, with_candidates
 from veritune.pipeline.context import Context, add_notices
 from veritune.pipeline.encode import Encoder, make_encoder
+from veritune.pipeline.hub_commits import moved_data, record_commits
 from veritune.pipeline.primary_metric import fix_primary_metric
 from veritune.progress import Reporter
 from veritune.run_dir import RunDirectory, digest, file_sha256, split_files
@@ -38,8 +40,11 @@ def prepare_stage(context: Context) -> dict[str, Any]:
         context.reporter.say(f"prepare: {recipe.data.source}")
         started = time.perf_counter()
         prepared = prepare_rows(recipe, context.reporter)
+        run.begin_stage("prepare")
         write_prepared(prepared, run.data)
-        add_notices(run, list(prepared.card["origin"].get("notices", [])))
+        origin = prepared.card["origin"]
+        moved = record_commits(run, recipe.model, origin)
+        add_notices(run, [*origin.get("notices", []), *moved])
         run.finish_stage(
             "prepare",
             inputs,
@@ -49,6 +54,9 @@ def prepare_stage(context: Context) -> dict[str, Any]:
             without_benchmarks_sha256=_without_benchmarks(recipe),
             against=_benchmarks(recipe),
         )
+    elif notice := moved_data(run, recipe.data):
+        context.reporter.say(f"prepare: {notice}")
+        add_notices(run, [notice])
     fix_primary_metric(context)
     record = run.stage_record("prepare")
     return {name: record[name] for name in record if name.startswith("n_") or name in RATES}
@@ -228,6 +236,8 @@ def _source_identity(section: DataSection) -> object:
         place = section.source.removeprefix("code:")
         if place == "stdlib":
             return platform.python_version()
+        if commit := commit_named(section):
+            return commit
         root = Path(place)
         files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
         return [[str(file), file_sha256(file)] for file in files if file.is_file()]

@@ -27,6 +27,7 @@ from veritune.model.load import load_model
 from veritune.pipeline.chosen_base import chosen_base, chosen_run
 from veritune.pipeline.context import Context, versions
 from veritune.pipeline.encode import make_encoder
+from veritune.pipeline.hub_commits import refuse_moved_model
 from veritune.pipeline.train import train_stage
 from veritune.progress import Reporter, Task
 from veritune.rows import (
@@ -115,8 +116,11 @@ def answers_of(
             if systems is None:
                 systems = _open_systems(context, with_model=set(wanted) != {RETRIEVAL})
             kept = systems.answer(system, examples)
+            known = dict(run.manifest().get("predictions", {}))
+            if known.pop(system, None):
+                # Killed after the next line, it must not pass for what it was.
+                run.update_manifest(predictions=known)
             write_predictions(run.predictions / f"{system}.jsonl", kept)
-            known = run.manifest().get("predictions", {})
             identity = _answers_identity(run, recipe, system, examples)
             run.update_manifest(predictions={**known, system: identity})
         found[system] = kept
@@ -181,6 +185,7 @@ def _open_systems(context: Context, *, with_model: bool) -> Systems:
     model: Any = None
     if with_model:
         loaded = load_model(recipe.model, choose_placement(recipe.model), seed=recipe.seed)
+        refuse_moved_model(run, loaded)
         model = load_adapter(loaded.model, run.adapter)
     return Systems(
         model,

@@ -10,6 +10,8 @@ from veritune.config import Recipe
 from veritune.errors import EnvironmentFault, RecipeError
 from veritune.train.loop import Tracker
 
+_PACKAGES = {"comet_ml": "comet-ml"}
+
 
 @contextlib.contextmanager
 def open_trackers(recipe: Recipe, folder: Path) -> Iterator[Tracker | None]:
@@ -23,26 +25,26 @@ def open_trackers(recipe: Recipe, folder: Path) -> Iterator[Tracker | None]:
         yield None
         return
     from accelerate import Accelerator
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-    from accelerate.utils import is_tensorboard_available
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
-    available = {
-        str(getattr(name, "value", name)): kind for name, kind in LOGGER_TYPE_TO_CLASS.items()
-    }
+    known = [_name(kind) for kind in LOGGER_TYPE_TO_CLASS]
+    # Accelerate leaves those out without a word.
+    installed = [_name(kind) for kind in get_available_trackers()]
     for name in recipe.report_to:
-        if name not in available:
+        if name not in known:
             raise RecipeError(
                 "unknown tracker in report_to",
                 received=name,
-                accepted=", ".join(sorted(available)),
+                accepted=", ".join(sorted(known)),
                 next_step="correct report_to, or leave it empty",
             )
-    if "tensorboard" in recipe.report_to and not is_tensorboard_available():
-        raise EnvironmentFault(
-            "the tracker's package is not installed",
-            received="report_to: tensorboard",
-            next_step="pip install tensorboard",
-        )
+        if name not in installed:
+            raise EnvironmentFault(
+                "the tracker's package is not installed",
+                received=f"report_to: {name}",
+                accepted=", ".join(installed) or "none on this machine",
+                next_step=f"pip install {_PACKAGES.get(name, name)}",
+            )
     folder.mkdir(parents=True, exist_ok=True)
     try:
         accelerator = Accelerator(log_with=recipe.report_to, project_dir=folder)
@@ -58,6 +60,10 @@ def open_trackers(recipe: Recipe, folder: Path) -> Iterator[Tracker | None]:
         yield lambda values, step: accelerator.log(values, step=step)
     finally:
         accelerator.end_training()
+
+
+def _name(kind: object) -> str:
+    return str(getattr(kind, "value", kind))
 
 
 def _flat(content: dict[str, object], prefix: str = "") -> dict[str, str | int | float | bool]:

@@ -127,10 +127,12 @@ def _facts(files: RunFiles) -> list[tuple[str, str, str]]:
         on = one_line(choice.get("split") or "validation")
         note = f"chosen on {on}" + (f", {corpus(metric, value)}" if is_number(value) else "")
         facts.append(("Best baseline", system_label(best), note))
-        row = next((row for row in conclusion.comparisons if row.against == best), None)
+        deciding = (row for row in conclusion.comparisons if row.metric == metric)
+        row = next((row for row in deciding if row.against == best), None)
         if row is not None:
             clusters = plural(row.n_clusters, "cluster")
             facts.append(("Evidence", plural(row.n_examples, "unseen question"), f"in {clusters}"))
+        facts.append(_trainings(files))
     reads = files.manifest.get("test_reads")
     if is_number(reads):
         note = "once, at the end" if reads == 1 else "each one a chance to look better by luck"
@@ -138,8 +140,16 @@ def _facts(files: RunFiles) -> list[tuple[str, str, str]]:
     return facts
 
 
+def _trainings(files: RunFiles) -> tuple[str, str, str]:
+    """How many trainings the intervals speak of."""
+    seeds = mapping(files.details("seeds")).get("seeds")
+    if isinstance(seeds, list) and len(seeds) > 1:
+        return ("Trainings", plural(len(seeds), "seed"), "intervals count how much they differ")
+    return ("Trainings", "1 seed", "no interval covers what another seed would give")
+
+
 def _warnings(files: RunFiles) -> list[str]:
-    warnings = list(files.problems)
+    warnings = [*files.problems, *_of_another_time(files)]
     leaked = files.card.get("leaked_clusters")
     if is_number(leaked) and leaked > 0:
         warnings.append(
@@ -165,6 +175,20 @@ def _warnings(files: RunFiles) -> list[str]:
             " by these scores would make it a validation set."
         )
     return warnings
+
+
+def _of_another_time(files: RunFiles) -> list[str]:
+    """What a stopped or repeated stage has left side by side."""
+    if files.conclusion is None:
+        return []
+    record = files.stage("evaluate")
+    again = "`veritune evaluate` on this run makes them agree."
+    if record.get("unfinished"):
+        return [f"The last evaluation did not end: answers, scores and verdict may differ; {again}"]
+    judged = record.get("adapter_sha256")
+    if judged and files.adapter_sha256 and judged != files.adapter_sha256:
+        return [f"The verdict is of an earlier adapter, not of the one that is here now; {again}"]
+    return []
 
 
 def _texts(value: Any) -> list[str]:

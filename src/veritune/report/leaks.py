@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
+from veritune.data.differences import side_by_side
 from veritune.report.wording import (
     count,
     fixed,
@@ -23,10 +26,14 @@ _N_PAIRS = 10
 
 @dataclass(frozen=True)
 class LeakPair:
-    """A held-out row beside its nearest training row; each text is (what, question, answer)."""
+    """A held-out row beside its nearest training row, with what differs marked.
+
+    Attributes:
+        texts: (what, question, answer) of each.
+    """
 
     title: str
-    texts: list[tuple[str, str, str]]
+    texts: list[tuple[str, Markup, Markup]]
 
 
 @dataclass(frozen=True)
@@ -55,20 +62,37 @@ def make_leaks(card: dict[str, Any]) -> Leaks | None:
         LeakPair(
             title=f"{fixed(pair.get('similarity'), 2)} by {one_line(pair.get('side', ''))}:"
             f" {one_line(mapping(pair.get('held_out')).get('instruction', ''), 70)}",
-            texts=[
-                _text(one_line(pair.get("split", "")), mapping(pair.get("held_out"))),
-                _text("train", mapping(pair.get("train"))),
-            ],
+            texts=_texts(
+                one_line(pair.get("split", "")),
+                mapping(pair.get("held_out")),
+                mapping(pair.get("train")),
+            ),
         )
         for pair in rows_of(audit.get("worst"))[:_N_PAIRS]
     ]
     return Leaks(shares, pairs, _contamination(mapping(card.get("contamination"))))
 
 
-def _text(split: str, row: dict[str, Any]) -> tuple[str, str, str]:
-    where = one_line(row.get("source") or row.get("example_id") or "")
-    question = "\n\n".join(str(row[name]) for name in ("instruction", "input") if row.get(name))
-    return f"{split}, {where}", visible(question), visible(row.get("reference", ""))
+def _texts(
+    split: str, held_out: dict[str, Any], train: dict[str, Any]
+) -> list[tuple[str, Markup, Markup]]:
+    questions = side_by_side(_question(held_out), _question(train), visible)
+    answers = side_by_side(
+        str(held_out.get("reference", "")), str(train.get("reference", "")), visible
+    )
+    return [
+        (f"{name}, {one_line(row.get('source') or row.get('example_id') or '')}", *texts)
+        for name, row, texts in zip(
+            (split, "train"),
+            (held_out, train),
+            zip(questions, answers, strict=True),
+            strict=True,
+        )
+    ]
+
+
+def _question(row: dict[str, Any]) -> str:
+    return "\n\n".join(str(row[name]) for name in ("instruction", "input") if row.get(name))
 
 
 def _contamination(found: dict[str, Any]) -> str:

@@ -27,8 +27,9 @@ from veritune.rows import (
     read_predictions,
     read_scores,
 )
-from veritune.run_dir import RunDirectory
+from veritune.run_dir import RunDirectory, file_sha256
 from veritune.train.log import read_log
+from veritune.votes import Vote, read_votes
 
 T = TypeVar("T")
 
@@ -43,6 +44,8 @@ class RunFiles:
         examples: by split, in file order.
         predictions: first answers by system and example id; systems in display order.
         scores: by (example id, system), then metric.
+        votes: of people on pairs of answers, also on earlier adapters of this run.
+        adapter_sha256: of the adapter's weights, empty if there are none.
         problems: one sentence for each file that could not be read.
     """
 
@@ -56,6 +59,8 @@ class RunFiles:
     predictions: dict[str, dict[str, Prediction]] = field(default_factory=dict)
     scores: dict[tuple[str, str], dict[str, Score]] = field(default_factory=dict)
     conclusion: Conclusion | None = None
+    votes: list[Vote] = field(default_factory=list)
+    adapter_sha256: str = ""
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -118,6 +123,8 @@ def load_run(path: Path) -> RunFiles:
         },
         scores=scores,
         conclusion=reader.read(run.comparison, _read_conclusion, None),
+        votes=reader.read(run.votes, read_votes, []),
+        adapter_sha256=reader.read(run.adapter_weights, file_sha256, ""),
         problems=reader.problems,
     )
 

@@ -245,7 +245,7 @@ def _data(view: View) -> str:
     if view.data is None:
         return "## Data\n\nThe data have not been prepared yet."
     splits = table(("split", "examples", "clusters", "references parse"), view.data.splits)
-    counts = " · ".join(f"{value} {escape(name)}" for name, value in view.data.counts)
+    counts = " · ".join(f"{escape(name)}: {value}" for name, value in view.data.counts)
     text = f"## Data\n\n{_in_a_row(view.data.origin)}\n\n{splits}\n\n{counts}"
     leaks = view.data.leaks
     if leaks is None:

@@ -101,15 +101,15 @@ def _copying(files: RunFiles) -> Section | None:
         title="How near are the answers to training answers?",
         short="Copying",
         sentence=sentence,
-        head=("Whose", "n", "Mean likeness", "≥ 0.9", "Longest run, median", "Longest run"),
+        head=("Whose", "n", "Mean likeness", "≥ 0.9", "Longest run in tokens, median", "Longest"),
         rows=[
             (
                 _whose(row),
                 count(row.get("n")),
                 fixed(row.get("mean_similarity"), 2),
                 percent(row.get("share_near")),
-                f"{fixed(row.get('median_run'), 0)} tokens",
-                f"{count(row.get('max_run'))} tokens",
+                f"{fixed(row.get('median_run'), 0)}",
+                f"{count(row.get('max_run'))}",
             )
             for row in rows
         ],
@@ -200,8 +200,27 @@ def _traces(files: RunFiles) -> Section | None:
             (system_label(system), *(fixed(_loss(found, system, s), 3) for s in ("train", "test")))
             for system in ("baseline", "adapted")
         ],
-        note="Valid as a measure of memory because the split is random by clusters: nothing but"
-        " training sets the two groups apart.",
+        note=_what_sets_apart(files),
+    )
+
+
+def _what_sets_apart(files: RunFiles) -> str:
+    """Whether training alone sets the two groups apart; it does where the split is random."""
+    data = mapping(files.recipe.get("data"))
+    method = mapping(data.get("split")).get("method", "clusters")
+    other = "whatever else sets the two groups apart counts as a trace here, too."
+    if data.get("test_source"):
+        return f"The test rows were given, not drawn at random: {other}"
+    if method == "head":
+        return f"The split follows the order of the rows, not chance: {other}"
+    if method == "random":
+        return (
+            "Valid as a measure of memory because the split is random; near-copies of training"
+            " rows among the unseen ones make its traces look fainter."
+        )
+    return (
+        "Valid as a measure of memory because the split is random by clusters: nothing but"
+        " training sets the two groups apart."
     )
 
 

@@ -118,7 +118,12 @@ def _summary_of(files: RunFiles) -> dict[str, Any]:
 
 
 def _printed(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    rows = [(name, show(summary[name])) for name, show in _SUMMARY if is_number(summary.get(name))]
+    shared = " (its share of the time in company)" if summary.get("trained_in_a_sweep") else ""
+    rows = [
+        (name + (shared if name == "train_runtime" else ""), show(summary[name]))
+        for name, show in _SUMMARY
+        if is_number(summary.get(name))
+    ]
     if isinstance(summary.get("stopped_early"), bool):
         rows.append(("stopped_early", "yes" if summary["stopped_early"] else "no"))
     return rows

@@ -24,10 +24,12 @@ from veritune.report.headline import Headline, make_headline
 from veritune.report.highlight import Highlighter
 from veritune.report.load import RunFiles
 from veritune.report.memory import CopiedAnswer, make_copied, make_memory
+from veritune.report.preference import make_preference
 from veritune.report.prompts import Prompts, make_prompts
 from veritune.report.running import make_running
 from veritune.report.section import Section
 from veritune.report.seeds import make_seeds
+from veritune.report.sweep import make_sweep
 from veritune.report.training import TrainingView, make_training
 
 
@@ -62,10 +64,10 @@ def make_view(files: RunFiles) -> View:
         headline=make_headline(files),
         evidence=make_evidence(files),
         training=make_training(files),
-        running=make_running(files),
+        running=[*make_running(files), *make_preference(files)],
         trainings=[
             section
-            for make in (make_bases, make_seeds, make_curve)
+            for make in (make_bases, make_sweep, make_seeds, make_curve)
             if (section := make(files)) is not None
         ],
         lengths=make_lengths(files),

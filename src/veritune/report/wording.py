@@ -11,9 +11,12 @@ from datetime import datetime
 from typing import Any, TypeGuard
 
 from veritune.compare.sentence import signed as _signed
+from veritune.data import visible_text
 from veritune.score import METRICS
 
 DASH = "–"
+
+visible = visible_text.visible
 
 SYSTEM_LABELS = {
     "adapted": "Adapted",
@@ -33,27 +36,6 @@ SYSTEM_NOTES = {
 }
 OPTIONAL_SYSTEMS = frozenset({"full_finetune", "merged"})
 """Explained only in reports that compare them."""
-
-# Characters that act instead of being seen: they move text (bidirectional controls), hide
-# it (zero width) or drive a terminal (C0, C1).  Shown by their number.
-_VISIBLE: dict[int, str] = {
-    code: f"[U+{code:04X}]"
-    for code in (
-        *(code for code in range(0x20) if chr(code) not in "\n\t"),
-        *range(0x7F, 0xA0),
-        0x061C,
-        *range(0x200B, 0x2010),
-        *range(0x2028, 0x202F),
-        *range(0x2060, 0x2070),
-        0xFEFF,
-    )
-}
-
-
-def visible(text: object) -> str:
-    """Text of data or models without characters that act unseen; lone surrogates replaced."""
-    shown = str(text).replace("\r\n", "\n").translate(_VISIBLE)
-    return shown.encode("utf-8", "replace").decode("utf-8")
 
 
 def one_line(text: object, limit: int = 160) -> str:
@@ -137,8 +119,11 @@ def duration(seconds: object) -> str:
 
 
 def memory(size_bytes: object) -> str:
-    """Bytes as GiB."""
-    return f"{size_bytes / 2**30:.1f} GiB" if is_number(size_bytes) else DASH
+    """Bytes as GiB, or as MiB where that says more."""
+    if not is_number(size_bytes):
+        return DASH
+    small = abs(size_bytes) < 2**30
+    return f"{size_bytes / 2**20:.1f} MiB" if small else f"{size_bytes / 2**30:.1f} GiB"
 
 
 def date(stamp: object) -> str:

@@ -25,6 +25,7 @@ _CHECK = ("def check(candidate):\n    assert candidate(3) == 4\n",)
 _GOOD = "def f(x):\n    return x + 1\n"
 _YES_MAN = "class E:\n    __eq__ = lambda *a: True\ndef f(x):\n    return E()\n"
 _POLICY = Policy(wall_seconds=3.0)
+_CHECKING = threading.Lock()
 _SECRET = "VERITUNE_CANARY"  # noqa: S105 - the name of a variable
 
 
@@ -90,7 +91,8 @@ def check_sandbox() -> Availability:
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         return Availability(False, f"libseccomp cannot be used: {error}")
     results = []
-    with _bait() as canaries:
+    # Two checks at once, in threads of one process, would find each other's bait.
+    with _CHECKING, _bait() as canaries:
         for canary in canaries:
             results.append(_fly(canary))
             if results[-1].outcome == "infra":
@@ -115,6 +117,9 @@ def sandbox_here() -> Availability:
 
 def _fly(canary: Canary) -> Result:
     execution = execute(canary.job, canary.policy)
+    if execution.outcome == "timeout" and "timeout" not in canary.wanted:
+        # A busy machine, most likely; an attack that got through would have done so by now.
+        execution = execute(canary.job, canary.policy)
     held = execution.outcome in canary.wanted
     if canary.proof is not None:
         held = canary.proof() and held

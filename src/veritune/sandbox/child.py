@@ -191,13 +191,13 @@ def serve_calls(channel: Channel, request: Any) -> None:
         return
     channel.send(encode("ready"))
     while (message := channel.receive()) is not None:
-        name, arguments, keywords = message
+        token, name, arguments, keywords = message
         try:
             value = names[name](*decode(arguments), **decode(keywords))
         except BaseException as error:
-            channel.send(encode("raised"), describe(error))
+            channel.send(encode("raised"), encode(token), describe(error))
         else:
-            channel.send(encode("value"), encode(value))
+            channel.send(encode("value"), encode(token), encode(value))
 
 
 class RemoteFunction:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -183,13 +185,16 @@ class _Steps:
 
 
 class _Calls:
-    """Carries calls from the tests' process to the answer's, and values back."""
+    """Carries calls from the tests' process to the answer's, and values back.
+
+    Every call has a token that a reply must bear, so that none can be sent before it is asked for.
+    """
 
     def __init__(self, answer: Sandboxed, examiner: Sandboxed) -> None:
         self._answer = answer
         self._examiner = examiner
         self._ready = False
-        self._waiting = 0
+        self._asked: deque[str] = deque()
 
     def from_answer(self, message: list[Any]) -> None:
         if message[0] == "error":
@@ -197,22 +202,23 @@ class _Calls:
         if message == ["ready"] and not self._ready:
             self._ready = True
             return
-        if message[0] not in ("value", "raised") or not self._waiting:
+        asked_for = self._asked and message[1] == self._asked[0]
+        if message[0] not in ("value", "raised") or not asked_for:
             raise Forged("out of turn")
-        self._waiting -= 1
-        content = read_value(message[1])
+        self._asked.popleft()
+        content = read_value(message[2])
         if message[0] == "raised":
             if not isinstance(content, list) or not content or not isinstance(content[0], list):
                 raise Forged("not an exception")
             outcome, _ = _classify(content)
             if outcome != "fail":
                 raise _Decided(outcome, _exception_line(content))
-        self._examiner.send((message[0], message[1]))
+        self._examiner.send((message[0], message[2]))
 
     def from_examiner(self, message: list[Any]) -> None:
         if message[0] == "call":
-            self._waiting += 1
-            self._answer.send((message[1], message[2], message[3]))
+            self._asked.append(secrets.token_hex(8))
+            self._answer.send((self._asked[-1], message[1], message[2], message[3]))
         elif message == ["end"]:
             raise _Decided("pass")
         elif message[0] == "error":

@@ -11,6 +11,7 @@ import ast
 import builtins
 import doctest
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +20,9 @@ from veritune.sandbox.outcome import Job
 
 _PARSER = doctest.DocTestParser()
 _CHECKER = doctest.OutputChecker()
+# Python 3.11 counts the depth of its trees once for all threads, and stops where two of them
+# parse at the same time ("AST constructor recursion depth mismatch").
+_PARSING = threading.Lock()
 
 
 class BadTests(ValueError):
@@ -119,7 +123,8 @@ def _examples(text: str) -> list[Step]:
 
 def _parse(source: str, what: str) -> list[ast.stmt]:
     try:
-        return ast.parse(source).body
+        with _PARSING:
+            return ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise BadTests(f"{what} is not valid Python: {error}") from None
 

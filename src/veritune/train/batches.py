@@ -6,7 +6,7 @@ masked by length, never by token id, because many tokenizers pad with their end 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,7 +41,8 @@ class Batch:
     Attributes:
         inputs: keyword arguments of the model: ``input_ids [B, S]`` and, by kind,
             ``attention_mask [B, S]``, ``position_ids [1, S]`` and ``cu_seq_lens_q [B + 1]``
-            (packed), ``decoder_input_ids [B, T]``.
+            (packed), ``decoder_input_ids [B, T]``; packed seq2seq rows carry
+            ``source_borders`` and ``target_borders [B + 1]`` instead.
         labels: causal: ``[B, S]``, already shifted (``labels[:, i]`` is what position i
             must predict); seq2seq: ``[B, T]``.  ``IGNORED`` where nothing is supervised.
         n_supervised: labels that count.
@@ -78,6 +79,8 @@ class Layout:
         source_length: fixed row length (causal: of the whole pair), or None for the
             longest of the batch.
         target_length: fixed target length for seq2seq, or None likewise.
+        shares_prefix: packed causal rows hold the tokens that all prompts of a group begin
+            with once: later tokens see the same states, so loss and gradients are the same.
     """
 
     kind: Kind
@@ -86,15 +89,51 @@ class Layout:
     padding: Padding
     source_length: int | None = None
     target_length: int | None = None
+    shares_prefix: bool = False
 
     def batch(self, pairs: Sequence[EncodedPair]) -> Batch:
         """Lay out some pairs as one forward pass."""
-        if self.kind == "seq2seq":
-            return self._seq2seq(pairs)
-        return self._packed(pairs) if self.padding == "packed" else self._causal(pairs)
+        return self.side_by_side([pairs])
+
+    def side_by_side(self, groups: Sequence[Sequence[EncodedPair]]) -> Batch:
+        """Lay out several groups as one forward pass; they share nothing but the row."""
+        if self.shares_prefix and self.kind == "causal" and self.padding == "packed":
+            return self._prefixed(groups)
+        pairs = [pair for group in groups for pair in group]
+        if self.padding == "packed":
+            is_seq2seq = self.kind == "seq2seq"
+            return self._packed_seq2seq(pairs) if is_seq2seq else self._packed(pairs)
+        return self._seq2seq(pairs) if self.kind == "seq2seq" else self._causal(pairs)
+
+    def ranges(
+        self, parts: Sequence[tuple[int, Sequence[EncodedPair]]]
+    ) -> dict[Literal["source", "target"], list[tuple[int, int, int]]]:
+        """Where each owner's tokens lie in a packed row: (owner, first, end) by stream.
+
+        Rows that are not packed have one owner and need no borders.
+        """
+
+        def cut(length: Callable[[Sequence[EncodedPair]], int]) -> list[tuple[int, int, int]]:
+            found, at = [], 0
+            for number, pairs in parts:
+                end = at + length(pairs)
+                found.append((number, at, end))
+                at = end
+            return found
+
+        if self.padding != "packed":
+            return {}
+        if self.kind == "causal":
+            return {"source": cut(self.row_length)}
+        return {
+            "source": cut(lambda pairs: sum(len(pair.source_ids) for pair in pairs)),
+            "target": cut(lambda pairs: sum(len(pair.target_ids) for pair in pairs)),
+        }
 
     def row_tokens(self, pairs: Sequence[EncodedPair]) -> tuple[int, int]:
         """(source, target) tokens of the batch with padding; causal rows have no target."""
+        if self.kind == "seq2seq" and self.padding == "packed":
+            return sum(len(p.source_ids) for p in pairs), sum(len(p.target_ids) for p in pairs)
         if self.kind == "seq2seq":
             source = self.source_length or max(len(pair.source_ids) for pair in pairs)
             target = self.target_length or max(len(pair.target_ids) for pair in pairs)
@@ -121,13 +160,60 @@ class Layout:
         ids = [token for pair in pairs for token in pair.source_ids + pair.target_ids]
         labels = [label for pair in pairs for label in _shifted_labels(pair)]
         positions = torch.cat([torch.arange(pair.n_tokens) for pair in pairs])
-        borders = np.cumsum([0, *(pair.n_tokens for pair in pairs)])
         inputs = {
             "input_ids": torch.tensor([ids]),
             "position_ids": positions.unsqueeze(0),
-            "cu_seq_lens_q": torch.tensor(borders, dtype=torch.int32),
+            "cu_seq_lens_q": _cumulative(pair.n_tokens for pair in pairs),
         }
         return _batch(inputs, torch.tensor([labels]), pairs, len(ids))
+
+    def row_length(self, pairs: Sequence[EncodedPair]) -> int:
+        """Tokens that a group of pairs takes in a packed causal row."""
+        shared = shared_prefix(pairs) if self.shares_prefix else 0
+        return shared + sum(pair.n_tokens - shared for pair in pairs)
+
+    def _prefixed(self, groups: Sequence[Sequence[EncodedPair]]) -> Batch:
+        ids: list[int] = []
+        labels: list[int] = []
+        positions: list[int] = []
+        segments: list[tuple[int, int, int, int]] = []
+
+        def add(tokens: Sequence[int], supervised: Sequence[int], first: int, at: int) -> None:
+            segments.append((len(ids), len(ids) + len(tokens), at, at + first))
+            ids.extend(tokens)
+            labels.extend(supervised)
+            positions.extend(range(first, first + len(tokens)))
+
+        for pairs in groups:
+            shared, at = shared_prefix(pairs), len(ids)
+            if shared:
+                add(pairs[0].source_ids[:shared], [IGNORED] * shared, 0, at)
+            for pair in pairs:
+                tokens = (*pair.source_ids, *pair.target_ids)
+                add(tokens[shared:], _shifted_labels(pair)[shared:], shared, at)
+        inputs = {
+            "input_ids": torch.tensor([ids]),
+            "position_ids": torch.tensor([positions]),
+            "cu_seq_lens_q": _cumulative(end - start for start, end, _, _ in segments),
+            "segments": torch.tensor(segments),
+        }
+        everything = [pair for pairs in groups for pair in pairs]
+        return _batch(inputs, torch.tensor([labels]), everything, len(ids))
+
+    def _packed_seq2seq(self, pairs: Sequence[EncodedPair]) -> Batch:
+        # ``model.attention`` keeps every example to itself; T5's positions are distances.
+        source = [token for pair in pairs for token in pair.source_ids]
+        decoder = [
+            token for pair in pairs for token in (self.decoder_start_id, *pair.target_ids[:-1])
+        ]
+        labels = torch.tensor([[token for pair in pairs for token in pair.target_ids]])
+        inputs = {
+            "input_ids": torch.tensor([source]),
+            "decoder_input_ids": torch.tensor([decoder]),
+            "source_borders": _cumulative(len(pair.source_ids) for pair in pairs),
+            "target_borders": _cumulative(len(pair.target_ids) for pair in pairs),
+        }
+        return _batch(inputs, labels, pairs, len(source) + len(decoder))
 
     def _seq2seq(self, pairs: Sequence[EncodedPair]) -> Batch:
         n_source = self.source_length or max(len(pair.source_ids) for pair in pairs)
@@ -216,6 +302,26 @@ def audit_supervision(pairs: Sequence[EncodedPair], end_id: int) -> None:
                 accepted="a prompt of at least one token",
                 next_step="check model.prompt.template and data.columns",
             )
+
+
+_WORTH_SHARING = 4
+"""Tokens; a shorter prefix costs more to look up than to compute."""
+
+
+def shared_prefix(pairs: Sequence[EncodedPair]) -> int:
+    """Tokens that all prompts begin with, the last token of each left out, or 0."""
+    if len(pairs) < 2:
+        return 0
+    first, *others = (pair.source_ids for pair in pairs)
+    length = min(len(first), *(len(other) for other in others)) - 1
+    for other in others:
+        while length and first[:length] != other[:length]:
+            length -= 1
+    return length if length >= _WORTH_SHARING else 0
+
+
+def _cumulative(lengths: Iterable[int]) -> torch.Tensor:
+    return torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32)
 
 
 def _shifted_labels(pair: EncodedPair) -> list[int]:

@@ -102,7 +102,8 @@ def load_checkpoint(folder: Path, model: Any, optimizer: torch.optim.Optimizer) 
             for name, parameter in parameters.items():
                 parameter.copy_(weights[name])
                 optimizer.state[parameter] = {
-                    key: _placed(moments[f"{key}.{name}"], parameter, key)
+                    # A fused update reads even its step count from the device.
+                    key: moments[f"{key}.{name}"].to(parameter.device)
                     for key in ("step", "exp_avg", "exp_avg_sq")
                 }
         torch.set_rng_state(moments[_CPU_GENERATOR])
@@ -140,11 +141,6 @@ def load_best(folder: Path, model: Any) -> bool:
         for name, parameter in trainable_tensors(model).items():
             parameter.copy_(weights[name])
     return True
-
-
-def _placed(value: torch.Tensor, parameter: torch.nn.Parameter, key: str) -> torch.Tensor:
-    # AdamW keeps its step count on the CPU unless it is captured.
-    return value if key == "step" else value.to(parameter.device)
 
 
 def _save(tensors: dict[str, torch.Tensor], stem: Path) -> None:

@@ -10,15 +10,23 @@ from veritune.atomic import disk_faults, write_text
 
 
 class TrainLog:
-    """Appends events; every line is flushed, so a killed run loses none."""
+    """Appends events; every line is flushed, so a killed run loses none.
 
-    def __init__(self, path: Path, *, resume_step: int | None) -> None:
+    Args:
+        path: None writes nothing, for processes beside the first.
+    """
+
+    def __init__(self, path: Path | None, *, resume_step: int | None) -> None:
         self.path = path
+        if path is None:
+            return
         kept = [] if resume_step is None else _events_up_to(path, resume_step)
         write_text(path, "".join(json.dumps(event) + "\n" for event in kept))
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one event."""
+        if self.path is None:
+            return
         line = json.dumps({"event": event, **fields}, allow_nan=False)
         with disk_faults(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")

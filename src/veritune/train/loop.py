@@ -7,11 +7,10 @@ killed and resumed takes the very steps it would have taken.
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,11 @@ import torch
 
 from veritune.config import TrainSection
 from veritune.errors import EnvironmentFault, Interrupted, OutOfMemory, RunDirectoryError
+from veritune.model.adapter import OURS
+from veritune.model.recompute import recomputed
 from veritune.progress import Reporter
-from veritune.train.batches import EncodedPair, Layout, epoch_batches, in_order
+from veritune.train.batches import EncodedPair, Layout, epoch_batches
+from veritune.train.captured import CapturedStep
 from veritune.train.checkpoint import (
     TrainState,
     checkpoints,
@@ -30,10 +32,13 @@ from veritune.train.checkpoint import (
     save_checkpoint,
     trainable_tensors,
 )
+from veritune.train.engine import make_step
 from veritune.train.flops import WeightCounts
 from veritune.train.log import TrainLog
-from veritune.train.loss import loss_sum, mean_loss
+from veritune.train.ranks import Ranks
 from veritune.train.schedule import rate_factor, step_count
+from veritune.train.signals import stop_signals
+from veritune.train.step import Learner, Outcome, Step, Task, make_optimizer, mean_losses
 
 Tracker = Callable[[dict[str, float], int], None]
 
@@ -51,6 +56,9 @@ class Training:
         track: called with metrics and step, for experiment trackers.
         watch: entered for the time of every step, to measure what steps need.
         resumable: whether checkpoints are written; without them a killed run starts again.
+        ranks: this process among those that train together; only the first writes files.
+        recomputes: whether activations are computed again instead of kept.
+        fits: settings that would fit where memory runs out, most like the present ones first.
     """
 
     model: Any
@@ -68,6 +76,9 @@ class Training:
     track: Tracker | None = None
     watch: Callable[[], AbstractContextManager[Any]] = nullcontext
     resumable: bool = True
+    ranks: Ranks = field(default_factory=Ranks)
+    recomputes: bool = False
+    fits: Callable[[], Sequence[str]] | None = None
 
     def run(self) -> dict[str, Any]:
         """Train to the end; the model then holds the adapter to keep.
@@ -92,32 +103,59 @@ class Training:
     def _run(self) -> dict[str, Any]:
         section = self.section
         n_steps, per_epoch = step_count(section, len(self.train))
-        eval_every = section.eval_steps or per_epoch
-        save_every = section.checkpoint_steps or eval_every
-        optimizer = torch.optim.AdamW(
-            list(trainable_tensors(self.model).values()),
-            lr=section.learning_rate,
-            weight_decay=section.weight_decay,
-        )
+        parameters = list(trainable_tensors(self.model).values())
+        optimizer = make_optimizer(parameters, section, self.device)
         state, resumed = self._restore(optimizer)
-        log = TrainLog(self.log_path, resume_step=state.step if resumed else None)
+        path = self.log_path if self.ranks.is_first else None
+        log = TrainLog(path, resume_step=state.step if resumed else None)
         if not resumed:
-            torch.manual_seed(self.seed)
+            torch.manual_seed(self.ranks.seed(self.seed) % 2**64)
             log.write("start", step=0, n_steps=n_steps, n_train=len(self.train), seed=self.seed)
         resumed_after = state.step
-        validation = [
-            self.layout.batch(pairs) for pairs in in_order(self.validation, section.batch_size)
-        ]
-        self.model.train()
+        name = OURS if hasattr(self.model, "peft_config") else ""
+        step = make_step(
+            self.model,
+            self.layout,
+            {0: Learner(name, parameters, optimizer, section.max_grad_norm)},
+            self.device,
+            longest=max(pair.n_tokens for pair in [*self.train, *self.validation]),
+            n_steps=n_steps,
+            reporter=self.reporter,
+            ranks=self.ranks,
+            engine=section.engine,
+            compiles=section.compile,
+        )
+        keeps_rng = not isinstance(step, CapturedStep)
+        try:
+            with recomputed(self.model, self.recomputes, keeps_rng=keeps_rng):
+                self._train(step, optimizer, state, log)
+        finally:
+            step.close()
+        del step
+        # Its moments are twice the trained weights; loading the best ones needs the room.
+        del optimizer
+        summary = self._finish(state, log, n_steps, per_epoch)
+        return {**summary, "resumed_after_step": resumed_after}
+
+    def _train(
+        self, step: Step, optimizer: torch.optim.Optimizer, state: TrainState, log: TrainLog
+    ) -> None:
+        section = self.section
+        n_steps, per_epoch = step_count(section, len(self.train))
+        eval_every = section.eval_steps or per_epoch
+        save_every = section.checkpoint_steps or eval_every
         started = time.perf_counter() - state.elapsed_seconds
-        with self.reporter.task("training", n_steps) as task, _signals() as stop:
+        coming = self._tasks(state.step, n_steps, per_epoch)
+        following = next(coming, None)
+        prepared = step.prepare({0: following.task}) if following else None
+        with self.reporter.task("training", n_steps) as task, stop_signals() as stop:
             task.advance(state.step)
-            for step, pairs in self._steps(state.step, n_steps, per_epoch):
-                if state.stopped_early:
-                    break
+            while following is not None and not state.stopped_early:
                 with self.watch():
                     step_started = time.perf_counter()
-                    facts = self._step(optimizer, state, step, n_steps, pairs)
+                    facts, following, prepared = self._step(
+                        step, state, following, prepared, coming
+                    )
                     state.step_seconds += time.perf_counter() - step_started
                 state.elapsed_seconds = time.perf_counter() - started
                 rate = state.real_tokens / state.elapsed_seconds
@@ -129,24 +167,22 @@ class Training:
                     self._send({f"train/{key}": value for key, value in facts.items()}, state.step)
                 last = state.step == n_steps
                 if state.step % eval_every == 0 or last:
-                    self._evaluate(validation, state, log, epoch)
+                    self._evaluate(step, state, log, epoch)
                     state.elapsed_seconds = time.perf_counter() - started
+                stops = self.ranks.any(stop.requested, self.device)
                 if self.resumable and (
-                    stop.requested or last or state.step % save_every == 0 or state.stopped_early
+                    stops or last or state.step % save_every == 0 or state.stopped_early
                 ):
-                    save_checkpoint(self.folder, self.model, optimizer, state)
+                    if self.ranks.is_first:
+                        save_checkpoint(self.folder, self.model, optimizer, state)
                     log.write("checkpoint", step=state.step)
-                if stop.requested and not last:
+                if stops and not last:
                     saved = "the checkpoint is saved" if self.resumable else "nothing is saved"
                     raise Interrupted(
                         f"stopped after step {state.step} of {n_steps}; {saved}",
                         next_step="run the same command again to go on"
                         + (" from there" if self.resumable else ", from the first step"),
                     )
-        # Its moments are twice the trained weights; loading the best ones needs the room.
-        del optimizer
-        summary = self._finish(state, log, n_steps, per_epoch)
-        return {**summary, "resumed_after_step": resumed_after}
 
     def _restore(self, optimizer: torch.optim.Optimizer) -> tuple[TrainState, bool]:
         found = checkpoints(self.folder)
@@ -164,9 +200,7 @@ class Training:
         self.reporter.say(f"  resuming training after step {state.step}")
         return state, True
 
-    def _steps(
-        self, done: int, n_steps: int, per_epoch: int
-    ) -> Iterator[tuple[int, list[list[EncodedPair]]]]:
+    def _tasks(self, done: int, n_steps: int, per_epoch: int) -> Iterator[_Planned]:
         step = 0
         accumulation = self.section.accumulation_steps
         for epoch in range(math.ceil(n_steps / per_epoch)):
@@ -180,72 +214,80 @@ class Training:
                 if step >= n_steps:
                     return
                 if step >= done:
-                    yield step, batches[start : start + accumulation]
+                    yield self._planned(step, n_steps, batches[start : start + accumulation])
                 step += 1
 
     def _step(
         self,
-        optimizer: torch.optim.Optimizer,
+        step: Step,
         state: TrainState,
-        step: int,
-        n_steps: int,
-        groups: list[list[EncodedPair]],
-    ) -> dict[str, float]:
-        section = self.section
-        rate = section.learning_rate * rate_factor(section, step, n_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        n_supervised = sum(len(pair.target_ids) for pairs in groups for pair in pairs)
-        optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
-        for pairs in groups:
-            batch = self.layout.batch(pairs)
-            loss = loss_sum(self.model, batch.to(self.device))
-            (loss / n_supervised).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-            source, target = self.layout.row_tokens(pairs)
-            state.padded_source_tokens += source
-            state.padded_tokens += source + target
-            state.real_tokens += batch.n_real_tokens
-            state.target_tokens += sum(len(pair.target_ids) for pair in pairs)
-            state.examples += len(pairs)
-        parameters = optimizer.param_groups[0]["params"]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, section.max_grad_norm or math.inf)
-        summed = float(total)
-        if not (math.isfinite(summed) and math.isfinite(float(norm))):
+        planned: _Planned,
+        prepared: Any,
+        coming: Iterator[_Planned],
+    ) -> tuple[dict[str, float], _Planned | None, Any]:
+        """Make one step; returns its facts, and the next one laid out."""
+        pending = step.launch(prepared)
+        # A GPU is at work by now; the next rows are laid out meanwhile.
+        following = next(coming, None)
+        laid_out = step.prepare({0: following.task}) if following else None
+        return self._count(state, planned, pending.read()[0]), following, laid_out
+
+    def _planned(self, step: int, n_steps: int, groups: list[list[EncodedPair]]) -> _Planned:
+        task = Task(
+            groups=[self.ranks.share(pairs) for pairs in groups],
+            supervised=sum(len(pair.target_ids) for pairs in groups for pair in pairs),
+            rate=self.section.learning_rate * rate_factor(self.section, step, n_steps),
+            seed=self.ranks.seed(self.seed),
+            counter=step * self.section.accumulation_steps,
+        )
+        return _Planned(step, task, groups)
+
+    def _count(self, state: TrainState, planned: _Planned, outcome: Outcome) -> dict[str, float]:
+        """Add one step to the sums.
+
+        Raises:
+            EnvironmentFault: it was not made, because its loss or gradient is not finite.
+        """
+        n_supervised = planned.task.supervised
+        if not outcome.is_finite:
             raise EnvironmentFault(
-                f"training diverged at step {step + 1}",
-                received=f"loss {summed / n_supervised:g}, gradient norm {float(norm):g},"
-                f" learning_rate {section.learning_rate:g}",
+                f"training diverged at step {planned.step + 1}",
+                received=f"loss {outcome.loss / n_supervised:g}, gradient norm {outcome.norm:g},"
+                f" learning_rate {self.section.learning_rate:g}",
                 accepted="a finite loss and gradient",
                 next_step="lower train.learning_rate, add train.warmup_steps,"
                 " or set model.dtype to float32; in another output_dir if a checkpoint was saved",
             )
-        optimizer.step()
-        state.step = step + 1
-        state.loss_sum += summed
+        for pairs in planned.groups:
+            source, target = self.layout.row_tokens(pairs)
+            state.padded_source_tokens += source
+            state.padded_tokens += source + target
+            state.real_tokens += sum(pair.n_tokens for pair in pairs)
+            state.target_tokens += sum(len(pair.target_ids) for pair in pairs)
+            state.examples += len(pairs)
+        state.step = planned.step + 1
+        state.loss_sum += outcome.loss
         state.loss_tokens += n_supervised
-        state.total_loss += summed
+        state.total_loss += outcome.loss
         state.total_tokens += n_supervised
         return {
-            "loss": summed / n_supervised,
-            "learning_rate": rate,
-            "grad_norm": float(norm),
+            "loss": outcome.loss / n_supervised,
+            "learning_rate": planned.task.rate,
+            "grad_norm": outcome.norm,
             "tokens": float(state.real_tokens),
         }
 
-    def _evaluate(
-        self, validation: list[Any], state: TrainState, log: TrainLog, epoch: float
-    ) -> None:
-        if not validation or state.loss_tokens == 0:
+    def _evaluate(self, step: Step, state: TrainState, log: TrainLog, epoch: float) -> None:
+        if not self.validation or state.loss_tokens == 0:
             return
-        loss = mean_loss(self.model, validation, self.device)
+        sizes = {0: self.section.batch_size}
+        loss = mean_losses(step, self.validation, sizes, self.ranks, self.device)[0]
         better = state.best_loss is None or loss < state.best_loss
         training_loss = state.loss_sum / state.loss_tokens
         state.loss_sum, state.loss_tokens = 0.0, 0
         if better:
             state.best_loss, state.best_step, state.evaluations_without_gain = loss, state.step, 0
-            if self.section.keep == "best":
+            if self.section.keep == "best" and self.ranks.is_first:
                 save_best(self.folder, self.model)
         else:
             state.evaluations_without_gain += 1
@@ -297,7 +339,7 @@ class Training:
         return summary
 
     def _send(self, values: dict[str, float], step: int) -> None:
-        if self.track is not None:
+        if self.track is not None and self.ranks.is_first:
             self.track(values, step)
 
     def _out_of_memory(self, error: BaseException) -> OutOfMemory:
@@ -305,41 +347,25 @@ class Training:
         longest = max(pair.n_tokens for pair in self.train)
         half = max(1, section.batch_size // 2)
         accumulation = section.accumulation_steps * math.ceil(section.batch_size / half)
+        less = [
+            f"--set train.batch_size={half}"
+            f" --set train.accumulation_steps={accumulation} (the same optimizer step)",
+            f"--set data.max_pair_tokens={max(2, longest // 2)}",
+        ]
+        fits = list(self.fits()) if self.fits is not None else []
         return OutOfMemory(
             "memory ran out while training",
             received=f"batch_size {section.batch_size}, longest pair {longest} tokens,"
             f" padding {section.padding} on {self.device.type}: {str(error).splitlines()[0]}",
             accepted="less work per forward pass",
-            next_step=f"--set train.batch_size={half}"
-            f" --set train.accumulation_steps={accumulation} (the same optimizer step),"
-            f" or --set data.max_pair_tokens={max(2, longest // 2)}",
+            next_step=", or ".join((*fits, *less)[:2]),
         )
 
 
-class _Stop:
-    requested = False
+@dataclass(frozen=True)
+class _Planned:
+    """Optimizer step ``step`` (0-based): this process's task, and the groups of all."""
 
-
-@contextmanager
-def _signals() -> Iterator[_Stop]:
-    """Ctrl-C and SIGTERM ask for a stop after the step; a second Ctrl-C stops at once."""
-    stop = _Stop()
-
-    def ask(number: int, frame: object) -> None:
-        del number, frame
-        if stop.requested:
-            raise KeyboardInterrupt
-        stop.requested = True
-
-    previous: dict[int, Any] = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, ask)
-    except ValueError:
-        # Not the main thread: whoever owns it handles signals.
-        pass
-    try:
-        yield stop
-    finally:
-        for kept, handler in previous.items():
-            signal.signal(kept, handler)
+    step: int
+    task: Task
+    groups: list[list[EncodedPair]]

@@ -11,11 +11,25 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from veritune.model.cpu_layers import LinearCrossEntropy
+from veritune.model.fuse import hidden_states
 from veritune.train.batches import IGNORED, Batch
+
+_CHUNK = 256
+"""Rows of logits at a time where the loss makes them itself."""
 
 
 def loss_sum(model: Any, batch: Batch) -> torch.Tensor:
     """Σ cross-entropy over the batch's supervised tokens, in nats, fp32, shape ``[]``."""
+    return token_losses(model, batch).sum()
+
+
+def token_losses(model: Any, batch: Batch, importance: torch.Tensor | None = None) -> torch.Tensor:
+    """Cross-entropy of every supervised token in row-major order, in nats, fp32 or wider.
+
+    Args:
+        importance: factor of each of them, ``[n]``, or None.
+    """
     labels = batch.labels
     arguments: dict[str, Any] = {"use_cache": False}
     if labels.shape[0] == 1 and "position_ids" in batch.inputs:
@@ -25,7 +39,21 @@ def loss_sum(model: Any, batch: Batch) -> torch.Tensor:
         labels = labels[:, positions]
     logits = model(**batch.inputs, **arguments).logits
     supervised = labels != IGNORED
-    return F.cross_entropy(logits[supervised].float(), labels[supervised], reduction="sum")
+    head = _get_head(model)
+    rows, wanted = logits[supervised], labels[supervised]
+    if getattr(head, "forward", None) is hidden_states:
+        losses: torch.Tensor = LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            rows, head.weight, wanted, _CHUNK, importance
+        )
+        return losses
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    each = F.cross_entropy(rows.to(wide), wanted, reduction="none")
+    return each if importance is None else each * importance
+
+
+def _get_head(model: Any) -> Any:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base.get_output_embeddings()
 
 
 @torch.no_grad()

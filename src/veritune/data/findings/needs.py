@@ -6,6 +6,7 @@ import ast
 import functools
 import importlib.metadata
 import sys
+from collections.abc import Set
 
 KEYBOARD = "reads what a user types"
 NETWORK = "uses the network"
@@ -69,42 +70,40 @@ _FILE_CALLS = frozenset(
         "write_text",
     }
 )
+_ALSO_OF_LISTS = frozenset({"remove", "walk"})
 _OF_OS = frozenset({"listdir", "makedirs", "mkdir", "remove", "scandir", "walk", "unlink"})
 
 
-def imported_modules(tree: ast.AST) -> list[str]:
-    """Top-level names of all modules a program imports, each once, sorted."""
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found.update(alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module.partition(".")[0])
-    return sorted(found)
-
-
-def outside_needs(tree: ast.AST, modules: list[str]) -> list[str]:
-    """Which of the keyboard, the network and files a program asks for, by its calls and imports."""
+def needs_of_modules(modules: Set[str]) -> set[str]:
+    """What the imported modules are for."""
     needs = set()
-    if _NETWORK_MODULES.intersection(modules):
+    if not _NETWORK_MODULES.isdisjoint(modules):
         needs.add(NETWORK)
-    if _FILE_MODULES.intersection(modules):
+    if not _FILE_MODULES.isdisjoint(modules):
         needs.add(FILES)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and _is(node.value, "sys") and node.attr == "stdin":
-            needs.add(KEYBOARD)
-        if not isinstance(node, ast.Call):
-            continue
-        called = node.func
-        if _is(called, "input") or _is(called, "raw_input"):
-            needs.add(KEYBOARD)
-        if _is(called, "open") or (
-            isinstance(called, ast.Attribute)
-            and called.attr in _FILE_CALLS
-            and (called.attr not in _OF_OS or not _is_local(called.value))
-        ):
-            needs.add(FILES)
-    return sorted(needs)
+    return needs
+
+
+def needs_of_call(call: ast.Call) -> tuple[str, ...]:
+    """What a call asks for."""
+    called = call.func
+    if isinstance(called, ast.Name):
+        if called.id in ("input", "raw_input"):
+            return (KEYBOARD,)
+        return (FILES,) if called.id == "open" else ()
+    if (
+        isinstance(called, ast.Attribute)
+        and called.attr in _FILE_CALLS
+        and (called.attr not in _OF_OS or not _is_local(called.value, called.attr))
+    ):
+        return (FILES,)
+    return ()
+
+
+def reads_stdin(node: ast.Attribute) -> tuple[str, ...]:
+    """``sys.stdin`` is the keyboard."""
+    is_stdin = node.attr == "stdin" and isinstance(node.value, ast.Name) and node.value.id == "sys"
+    return (KEYBOARD,) if is_stdin else ()
 
 
 def state_of_module(name: str) -> str:
@@ -119,10 +118,8 @@ def _installed() -> frozenset[str]:
     return frozenset(importlib.metadata.packages_distributions())
 
 
-def _is(node: ast.AST, name: str) -> bool:
-    return isinstance(node, ast.Name) and node.id == name
-
-
-def _is_local(node: ast.AST) -> bool:
+def _is_local(node: ast.AST, method: str) -> bool:
     """``items.remove(x)`` is a list's method; ``os.remove(x)`` and ``Path(x).unlink()`` are not."""
-    return isinstance(node, ast.Name) and node.id not in {"os", "path", "Path"}
+    if isinstance(node, ast.Name):
+        return node.id not in {"os", "path", "Path"}
+    return isinstance(node, ast.Attribute) and method in _ALSO_OF_LISTS

@@ -66,10 +66,13 @@ def plan(result: dict[str, Any]) -> None:
             f"{row['parameters']:,}" if row["parameters"] else "–",
         )
     console.print(table)
-    hidden = {"coverage", "example", "dropped", "bases"}
+    hidden = {"coverage", "example", "dropped", "bases", "sweep"}
     facts("plan", {name: value for name, value in result.items() if name not in hidden})
     for base in result.get("bases", []):
         facts("one of several bases", base)
+    if "sweep" in result:
+        searched = result["sweep"]["searched"]
+        facts("the sweep, all configurations", {**result["sweep"], "searched": _lines(searched)})
     for name, count in result["dropped"].items():
         console.print(f"  dropped by {escape(name)}: {count:,}", highlight=False)
     example = result["example"]
@@ -123,6 +126,18 @@ def conclusion(result: dict[str, Any]) -> None:
             escape(row["verdict"]),
         )
     console.print(table)
+    if any(_taken_back(row) for row in result["comparisons"]):
+        console.print(
+            "[dim]Against any but the best baseline a verdict must also survive Holm's correction"
+            " for many comparisons.[/]",
+            highlight=False,
+        )
+
+
+def _taken_back(row: dict[str, Any]) -> bool:
+    """Whether the interval excludes zero and the verdict does not follow it."""
+    low, high = row["ci_low"], row["ci_high"]
+    return row["verdict"] == "no difference detected" and low is not None and low * high > 0
 
 
 def _further(console: Console, result: dict[str, Any]) -> None:
@@ -186,6 +201,10 @@ def sandbox(result: dict[str, Any]) -> None:
             " functional metrics are not measured",
             highlight=False,
         )
+
+
+def _lines(values: dict[str, str]) -> str:
+    return "\n".join(f"{key}: {value}" for key, value in values.items())
 
 
 def facts(title: str, values: dict[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""A server for runs: an OpenAI-compatible interface, and a page to compare base and adapted."""
