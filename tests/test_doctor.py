@@ -8,7 +8,7 @@ import pytest
 
 from test_main_job import invoke
 from veritune import doctor
-from veritune.generate.native import build
+from veritune.model.native import build
 
 
 def test_it_reports_what_a_user_needs_to_know() -> None:
@@ -37,7 +37,7 @@ def test_what_is_missing_comes_with_its_price_and_its_cure(
 ) -> None:
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     monkeypatch.setattr(doctor, "find_gguf", lambda: None)
-    monkeypatch.setattr(build, "library", lambda dtype: None)
+    monkeypatch.setattr(build, "library", lambda source, dtype: None)
     found = {row["name"]: row for row in doctor.examine()["findings"]}
     assert found["sandbox"]["state"] == "missing" and "never run" in found["sandbox"]["without"]
     assert found["sandbox"]["fix"] == "apt-get install bubblewrap"

@@ -99,10 +99,11 @@ def _hardware() -> list[Finding]:
 def _decoder() -> Finding:
     import torch
 
-    from veritune.generate.native.build import library
+    from veritune.generate.native.forward import SOURCE
     from veritune.model.hardware import cpu_has_bf16
+    from veritune.model.native.build import library
 
-    if library(torch.bfloat16 if cpu_has_bf16() else torch.float32) is not None:
+    if library(SOURCE, torch.bfloat16 if cpu_has_bf16() else torch.float32) is not None:
         return Finding("decoder", "ok", "compiled for this CPU (Llama-like models)")
     return Finding(
         "decoder",

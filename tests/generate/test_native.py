@@ -14,14 +14,15 @@ import transformers
 from veritune.config import LoraSection
 from veritune.generate.continuous import ContinuousEngine
 from veritune.generate.engine import BASE, Request
-from veritune.generate.native import build
+from veritune.generate.native.forward import SOURCE
 from veritune.model.lora import attach_lora
+from veritune.model.native import build
 
 needs_fp32 = pytest.mark.skipif(
-    build.library(torch.float32) is None, reason="no compiler, or no AVX-512"
+    build.library(SOURCE, torch.float32) is None, reason="no compiler, or no AVX-512"
 )
 needs_bf16 = pytest.mark.skipif(
-    build.library(torch.bfloat16) is None, reason="no compiler, or no AVX512-BF16"
+    build.library(SOURCE, torch.bfloat16) is None, reason="no compiler, or no AVX512-BF16"
 )
 # Longer than a block of attention and than the rows that pass together, and one token alone.
 LENGTHS = (270, 1, 17, 64, 65)

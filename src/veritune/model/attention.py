@@ -180,7 +180,7 @@ def _bias_of_longest(
 ) -> torch.Tensor:
     n = min(longest, max(query_length, key_length))
     bias: torch.Tensor = type(module).compute_bias(module, n, n, **options)
-    return bias
+    return bias.contiguous()
 
 
 def _borders(cumulative: torch.Tensor) -> list[tuple[int, int]]:

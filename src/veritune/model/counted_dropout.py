@@ -29,9 +29,9 @@ class Draw:
 
     def generator(self) -> np.random.Generator:
         """The mask's own stream."""
-        return np.random.Generator(
-            np.random.Philox(key=[self.seed % 2**64, self.site], counter=[0, 0, self.step, 0])
-        )
+        # A list of Python's integers becomes fp64 where one is beyond 2**63, and loses digits.
+        key = np.array([self.seed % 2**64, self.site], dtype=np.uint64)
+        return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, self.step, 0]))
 
 
 def dropped_positions(n: int, p: float, draw: Draw) -> torch.Tensor:
@@ -68,7 +68,13 @@ def keep_mask(n: int, p: float, draw: Draw) -> tuple[torch.Tensor, float]:
         ``[n]`` bool, true where kept, and the probability of keeping, which is 1 - p to
         the next 1/65536; dividing by it keeps the mean exact.
     """
-    threshold = round(p * _LEVELS)
+    threshold, keep = threshold_of(p)
     raw = draw.generator().bit_generator.random_raw(-(-n // 4))
     bits = np.asarray(raw, dtype=np.uint64).view(np.uint16)[:n]
-    return torch.from_numpy(bits >= threshold), 1 - threshold / _LEVELS
+    return torch.from_numpy(bits >= threshold), keep
+
+
+def threshold_of(p: float) -> tuple[int, float]:
+    """Below which of 65536 levels an entry drops, and the probability of keeping it."""
+    threshold = round(p * _LEVELS)
+    return threshold, 1 - threshold / _LEVELS

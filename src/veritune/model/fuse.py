@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from veritune.model.adapter import OURS
-from veritune.model.counted_dropout import keep_mask
 from veritune.model.cpu_layers import gated_mlp, root_mean_square
+from veritune.model.dropped import Dropped
 from veritune.model.stacked_lora import Factors, Situation, StackedLoRALinear, Stream
 
 _NORMS = frozenset(
@@ -49,14 +49,12 @@ class CountedDropout:
         """``[..., d]``, in training with entries dropped and the others scaled up."""
         if not self.layer.training or self.layer.p <= 0:
             return x
-        n, width = x.numel() // x.shape[-1], x.shape[-1]
-        mask = torch.empty(n, width, dtype=x.dtype)
-        for adapter, start, end in self.situation.of(self.stream, n):
-            draw = self.situation.draw(adapter, self.site)
-            kept, keep = keep_mask((end - start) * width, self.layer.p, draw)
-            mask[start:end] = kept.view(-1, width)
-            mask[start:end] /= keep
-        return x * mask.view(x.shape).to(x.device)
+        ranges = self.situation.of(self.stream, x.numel() // x.shape[-1])
+        draws = [
+            (start, end, self.situation.draw(adapter, self.site)) for adapter, start, end in ranges
+        ]
+        y: torch.Tensor = Dropped.apply(x, self.layer.p, draws)  # type: ignore[no-untyped-call]
+        return y
 
 
 @dataclass

@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from veritune.model.counted_dropout import Draw, keep_mask
+from veritune.model.native.kernels import AttentionCall, attends, kernels
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,20 @@ class Segments:
     dropout: float = 0.0
     draws: list[Draw] | None = None
     prefixes: list[tuple[int, int]] | None = None
+
+    def table(self, heads: int) -> tuple[np.ndarray, int]:
+        """One row a segment, as ``AttentionCall`` reads it, and how many weights there are."""
+        rows, total = [], 0
+        for number, ((start, end), (low, high)) in enumerate(
+            zip(self.queries, self.keys, strict=True)
+        ):
+            first, last = self.before(number)
+            draw = self.draws[number] if self.draws else Draw(0, 0, 0)
+            shared = last - first
+            place = (start, end - start, low, high - low, first, shared, total)
+            rows.append((*place, draw.seed % 2**64, draw.site, draw.step))
+            total += heads * (end - start) * (shared + high - low)
+        return np.array(rows, dtype=np.uint64), total
 
     def before(self, number: int) -> tuple[int, int]:
         """The shared prefix of a segment; empty where there is none."""
@@ -79,6 +95,26 @@ class SegmentAttention(torch.autograd.Function):
         Returns:
             ``[S, heads, d]``.
         """
+        ctx.segments, ctx.call = segments, None
+        compiled = kernels(query)
+        if attends(compiled, query, key, value):
+            assert compiled is not None
+            table, n_weights = segments.table(query.shape[0])
+            dropout = segments.dropout if segments.draws else 0.0
+            ctx.call = AttentionCall(
+                compiled,
+                query,
+                key,
+                bias=bias,
+                table=table,
+                scaling=segments.scaling,
+                causal=segments.causal,
+                dropout=dropout,
+            )
+            kept = query.new_empty(n_weights)
+            ctx.save_for_backward(query, key, value, kept)
+            mixed: torch.Tensor = ctx.call.forward(query, key, value, kept)
+            return mixed
         heads, total, width = query.shape
         kv_heads = key.shape[0]
         groups = heads // kv_heads
@@ -95,13 +131,14 @@ class SegmentAttention(torch.autograd.Function):
             mixed = torch.bmm(dropped.view(kv_heads, groups * n, m), v)
             out[start:end] = mixed.view(heads, n, width).transpose(0, 1)
         ctx.save_for_backward(query, key, value, *weights)
-        ctx.segments = segments
         return out
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[Any, ...]:
         """Gradients of query, key and value."""
         query, key, value, *weights = ctx.saved_tensors
+        if ctx.call is not None:
+            return *ctx.call.backward(query, key, value, weights[0], outer[0]), None, None
         segments: Segments = ctx.segments
         heads, _, width = query.shape
         kv_heads = key.shape[0]

@@ -268,10 +268,15 @@ class Estimator:
             kept += d.hidden + d.inner
         return kept
 
+    @property
+    def _keeps_masks(self) -> bool:
+        """Whether the base's own dropouts keep their masks; ours draw them again."""
+        return self.dimensions.dropout and (self.fixed or not self.ours)
+
     def _t5_token(self) -> int:
         d = self.dimensions
         kept = 3 * d.hidden + 4 * d.queries + d.inner * (3 if d.gated else 1)
-        if d.dropout:
+        if self._keeps_masks:
             kept += 2 * d.hidden + d.inner
         if d.adapts_feed_forward:
             # Without dropout the last product reads what the activation keeps anyway.
@@ -280,7 +285,7 @@ class Estimator:
 
     def _cross_token(self) -> int:
         d = self.dimensions
-        return 2 * d.hidden + 2 * d.queries + (d.hidden if d.dropout else 0)
+        return 2 * d.hidden + 2 * d.queries + (d.hidden if self._keeps_masks else 0)
 
     def _weights(self, queries: list[int], keys: list[int], packed: bool) -> int:
         """Attention weights kept of one layer."""

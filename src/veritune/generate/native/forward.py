@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from veritune.generate.native.build import library
 from veritune.generate.native.structures import TILE, Batch, Held, Layer, Model, Product
 from veritune.generate.row_products import RowProduct
 from veritune.generate.slots import KeyValues
+from veritune.model.native.build import library
 
+SOURCE = Path(__file__).with_name("forward.c")
 _ROWS = 256
 """Prompt tokens that pass together."""
 
@@ -27,7 +29,7 @@ def why_not_native(base: Any) -> str | None:
         return f"activation {config.hidden_act}"
     if any(n % TILE for n in (config.hidden_size, config.intermediate_size, attention.head_dim)):
         return f"sizes that are no multiples of {TILE}"
-    if library(dtype) is None:
+    if library(SOURCE, dtype) is None:
         return "no compiler, or a CPU without AVX-512"
     return None
 
@@ -50,7 +52,7 @@ class NativeForward:
     ) -> None:
         config, first = base.config, layers[0]
         self._embed = base.model.embed_tokens.weight
-        found = library(self._embed.dtype)
+        found = library(SOURCE, self._embed.dtype)
         assert found is not None
         self._run = found.veritune_forward
         self._run.restype = None

@@ -17,6 +17,8 @@ INLINE __m512 dot(__m512 sum, word a, const elem *b) {
 }
 INLINE __m512 load(const elem *x) { return _mm512_loadu_ps(x); }
 INLINE void store(elem *x, __m512 v) { _mm512_storeu_ps(x, v); }
+INLINE __m512 load_some(__mmask16 some, const elem *x) { return _mm512_maskz_loadu_ps(some, x); }
+INLINE void store_some(__mmask16 some, elem *x, __m512 v) { _mm512_mask_storeu_ps(x, some, v); }
 #else
 typedef uint16_t elem;
 #define PAIR 2
@@ -30,6 +32,13 @@ INLINE __m512 load(const elem *x) {
 }
 INLINE void store(elem *x, __m512 v) {
     _mm256_storeu_si256((__m256i *)x, (__m256i)_mm512_cvtneps_pbh(v));
+}
+INLINE __m512 load_some(__mmask16 some, const elem *x) {
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, x));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+INLINE void store_some(__mmask16 some, elem *x, __m512 v) {
+    _mm256_mask_storeu_epi16(x, some, (__m256i)_mm512_cvtneps_pbh(v));
 }
 #endif
 

@@ -1,0 +1,1 @@
+"""What a CPU computes by C that is compiled at first use; torch does it elsewhere."""

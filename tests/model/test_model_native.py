@@ -1,0 +1,140 @@
+"""Training's C against fp64 in torch and numpy's own generator."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from veritune.model import segment_attention
+from veritune.model.counted_dropout import Draw, keep_mask
+from veritune.model.dropped import Dropped
+from veritune.model.native import build
+from veritune.model.native.kernels import SOURCE
+from veritune.model.segment_attention import SegmentAttention, Segments
+
+_TYPES = [torch.float32, torch.bfloat16]
+needs_c = pytest.mark.skipif(
+    any(build.library(SOURCE, dtype) is None for dtype in _TYPES),
+    reason="no compiler, or a CPU without AVX512-BF16",
+)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@needs_c
+@pytest.mark.parametrize("dtype", _TYPES)
+@given(
+    n=st.integers(1, 300),
+    p=st.floats(0.0, 0.9),
+    draw=st.builds(Draw, st.integers(0, 2**64 - 1), st.integers(0, 2**40), st.integers(0, 2**30)),
+)
+def test_the_mask_is_numpys_forward_and_backward(
+    dtype: torch.dtype, n: int, p: float, draw: Draw
+) -> None:
+    kept, keep = keep_mask(n, p, draw)
+    x = torch.arange(1, n + 1).to(dtype).unsqueeze(0).requires_grad_()
+    y = Dropped.apply(x, p, [(0, 1, draw)])
+    wanted = (x.detach().double() * kept / keep).to(dtype)
+    assert torch.allclose(y, wanted, rtol=1e-6 if dtype == torch.float32 else 1e-2, atol=0)
+    y.backward(torch.ones_like(y))
+    assert torch.equal(x.grad[0] != 0, kept)  # type: ignore[index]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    heads: int
+    kv_heads: int
+    width: int
+    causal: bool
+    dropout: float
+    prefix: int
+    biased: bool
+
+
+CASES = [
+    Case(12, 12, 64, causal=True, dropout=0.1, prefix=0, biased=True),
+    Case(3, 3, 32, causal=False, dropout=0.1, prefix=0, biased=True),
+    Case(9, 3, 64, causal=True, dropout=0.0, prefix=30, biased=False),
+    Case(4, 2, 16, causal=True, dropout=0.3, prefix=5, biased=False),
+    Case(2, 1, 128, causal=True, dropout=0.0, prefix=0, biased=False),
+]
+
+
+def _made(
+    case: Case, dtype: torch.dtype
+) -> tuple[list[torch.Tensor], torch.Tensor | None, Segments]:
+    torch.manual_seed(0)
+    queries, at = [], 0
+    for n in ([case.prefix] if case.prefix else []) + [7, 90, 1, 33, 50]:
+        queries.append((at, at + n))
+        at += n
+    prefixes = [(0, 0), *[(0, case.prefix)] * 5] if case.prefix else None
+    draws = [Draw(3, 5, site) for site in range(len(queries))]
+    segments = Segments(
+        queries, queries, case.width**-0.5, case.causal, case.dropout, draws, prefixes
+    )
+
+    def rows(heads: int) -> torch.Tensor:
+        return torch.randn(at, heads, case.width).to(dtype).transpose(0, 1)
+
+    bias = torch.randn(case.heads, 95, 95).to(dtype) if case.biased else None
+    outer = rows(case.heads).transpose(0, 1)
+    return [rows(case.heads), rows(case.kv_heads), rows(case.kv_heads), outer], bias, segments
+
+
+def _passed(
+    tensors: list[torch.Tensor], bias: torch.Tensor | None, segments: Segments
+) -> list[torch.Tensor]:
+    *inputs, outer = tensors
+    inputs = [t.detach().requires_grad_() for t in inputs]
+    out = SegmentAttention.apply(*inputs, bias, segments)
+    out.backward(outer)
+    return [out.detach(), *(t.grad for t in inputs)]  # type: ignore[list-item]
+
+
+@needs_c
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-6), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("case", CASES)
+def test_attention_and_its_gradients_equal_those_in_fp64(
+    case: Case, dtype: torch.dtype, bound: float
+) -> None:
+    tensors, bias, segments = _made(case, dtype)
+    wanted = _passed(
+        [t.double() for t in tensors], None if bias is None else bias.double(), segments
+    )
+    for name, ours, theirs in zip(
+        ("out", "dq", "dk", "dv"), _passed(tensors, bias, segments), wanted, strict=True
+    ):
+        assert (ours.double() - theirs).norm() / theirs.norm() < bound, name
+
+
+@needs_c
+def test_results_do_not_depend_on_the_number_of_threads(two_threads: None) -> None:
+    tensors, bias, segments = _made(CASES[3], torch.bfloat16)
+    together = _passed(tensors, bias, segments)
+    torch.set_num_threads(1)
+    for one, two in zip(_passed(tensors, bias, segments), together, strict=True):
+        assert torch.equal(one, two)
+
+
+@needs_c
+@pytest.mark.parametrize("case", CASES)
+def test_without_a_compiler_torch_computes_the_same(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors, bias, segments = _made(case, torch.float32)
+    compiled = _passed(tensors, bias, segments)
+    monkeypatch.setattr(segment_attention, "kernels", lambda like: None)
+    for ours, theirs in zip(compiled, _passed(tensors, bias, segments), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
