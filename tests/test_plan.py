@@ -88,3 +88,24 @@ def test_a_plan_of_very_many_epochs_takes_seconds_and_counts_them_all(
     many = json.loads(invoke("plan", recipe, "--json", "--set", "train.epochs=1000000").stdout)
     for name in ("n_steps", "supervised_tokens", "real_tokens", "padded_tokens"):
         assert many[name] == exact[name] * 500_000, name
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("model.quantization=4bit", "CUDA"),
+        ("train.engine=captured", "recorded on CUDA only"),
+        ("train.processes=7", "train.processes: 7"),
+    ],
+)
+def test_what_this_machine_cannot_do_is_planned_and_refused_before_any_work(
+    setting: str, said: str, tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path, tiny_llama_folder, model__device="cpu")
+    asked = ("--set", setting)
+    plan = json.loads(invoke("plan", recipe, *asked, "--json").stdout)
+    assert len(plan["not_on_this_machine"]) == 1 and said in plan["not_on_this_machine"][0]
+    assert "not on this machine:" in invoke("plan", recipe, *asked).stdout
+    refused = invoke("run", recipe, *asked)
+    assert refused.exit_code == 3 and said in refused.stderr
+    assert not (tmp_path / "run/data").exists()

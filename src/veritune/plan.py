@@ -16,6 +16,7 @@ from veritune.model.lora import attach_lora, coverage
 from veritune.pipeline.chosen_base import with_base, with_chosen
 from veritune.pipeline.encode import Encoder, make_encoder
 from veritune.pipeline.full_finetune import STAGE, full_learning_rate
+from veritune.pipeline.machine import undoable
 from veritune.pipeline.prepare import counts, prepare_rows
 from veritune.pipeline.swept import with_winner
 from veritune.pipeline.train import engine_note, layout_for, memory_estimator, will_recompute
@@ -82,6 +83,7 @@ def _plan(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
         "device": placement.device.type,
         "dtype": placement.dtype_name,
         "engine": engine_note(model, layout, pairs, recipe, placement),
+        "not_on_this_machine": undoable(recipe, placement),
         **_memory(recipe, memory_estimator(recipe, model, layout, pairs, placement), placement),
         "primary_metric": recipe.evaluate.primary_metric,
         "systems": list(recipe.evaluate.systems),

@@ -58,7 +58,7 @@ def together(
     if size == 1:
         yield Ranks()
         return
-    _refuse(recipe, size, placement)
+    refuse_too_many(recipe, placement)
     port = _free_port()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         others = [
@@ -84,7 +84,15 @@ def together(
                 other.wait()
 
 
-def _refuse(recipe: Recipe, size: int, placement: Placement) -> None:
+def refuse_too_many(recipe: Recipe, placement: Placement) -> None:
+    """Refuse more processes than can share a training here.
+
+    Raises:
+        EnvironmentFault: more than devices or than examples of a batch.
+    """
+    size = process_count(recipe.train.processes)
+    if size == 1:
+        return
     devices = torch.cuda.device_count() if placement.device.type == "cuda" else core_count()
     most = min(devices, recipe.train.batch_size)
     if size > most:

@@ -11,6 +11,7 @@ from veritune.model.other_adapters import find_adapters
 from veritune.pipeline.choose_base import choose_base
 from veritune.pipeline.context import Context
 from veritune.pipeline.evaluate import evaluate_stage
+from veritune.pipeline.machine import refuse_undoable
 from veritune.pipeline.prepare import prepare_stage
 from veritune.pipeline.primary_metric import with_fixed_metric
 from veritune.pipeline.train import train_stage
@@ -22,8 +23,9 @@ FURTHER = ("bases", "seeds", "learning_curve")
 
 def run_all(context: Context) -> dict[str, Any]:
     """Everything, skipping stages whose inputs are unchanged; return what ``run`` prints."""
-    # Hours before it is needed, a wrong path should be said.
+    # Hours before it is needed, a wrong path or a missing device should be said.
     find_adapters(context.recipe.evaluate.adapters)
+    refuse_undoable(context.recipe)
     with context.run.lock():
         rows = prepare_stage(context)
         context = choose_base(with_fixed_metric(context))

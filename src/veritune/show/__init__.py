@@ -66,8 +66,10 @@ def plan(result: dict[str, Any]) -> None:
             f"{row['parameters']:,}" if row["parameters"] else "–",
         )
     console.print(table)
-    hidden = {"coverage", "example", "dropped", "bases", "sweep"}
+    hidden = {"coverage", "example", "dropped", "bases", "sweep", "not_on_this_machine"}
     facts("plan", {name: value for name, value in result.items() if name not in hidden})
+    for reason in result["not_on_this_machine"]:
+        console.print(f"[yellow]not on this machine:[/] {escape(reason)}", highlight=False)
     for base in result.get("bases", []):
         facts("one of several bases", base)
     if "sweep" in result:

@@ -9,6 +9,7 @@ from veritune.errors import RunDirectoryError
 from veritune.model.other_adapters import find_adapters
 from veritune.pipeline.context import Context
 from veritune.pipeline.evaluate import evaluate_stage
+from veritune.pipeline.machine import refuse_undoable
 from veritune.pipeline.prepare import prepare_stage
 from veritune.pipeline.primary_metric import with_fixed_metric
 from veritune.pipeline.run import report_stage
@@ -33,6 +34,7 @@ def sweep_all(context: Context) -> dict[str, Any]:
     """
     refuse_unsearchable(context.recipe)
     find_adapters(context.recipe.evaluate.adapters)
+    refuse_undoable(context.recipe)
     run = context.run
     with run.lock():
         if run.is_trained() and not swept(run):

@@ -28,9 +28,33 @@ def why_not_captured(
     model: Any, adapters: Mapping[int, str], longest: int, device: torch.device
 ) -> str | None:
     """Why steps of this model are made one by one on this device, or None if they are recorded."""
-    if device.type != "cuda":
-        return f"steps are recorded on CUDA only, and this is {device.type}"
-    return why_not_fixed(model, adapters, longest)
+    return _wrong_device(device) or why_not_fixed(model, adapters, longest)
+
+
+def refuse_uncapturable(engine: Engine, device: torch.device) -> None:
+    """Refuse recorded steps on a device that has none; the model is looked at later.
+
+    Raises:
+        EnvironmentFault: they were asked for and cannot be had.
+    """
+    reason = _wrong_device(device)
+    if engine == "captured" and reason is not None:
+        raise _uncapturable(reason)
+
+
+def _wrong_device(device: torch.device) -> str | None:
+    if device.type == "cuda":
+        return None
+    return f"steps are recorded on CUDA only, and this is {device.type}"
+
+
+def _uncapturable(reason: str) -> EnvironmentFault:
+    return EnvironmentFault(
+        "recorded steps cannot be had here",
+        received=f"train.engine: captured; {reason}",
+        accepted="auto or eager",
+        next_step="--set train.engine=auto",
+    )
 
 
 def make_step(
@@ -58,12 +82,7 @@ def make_step(
     adapters = {row: learners[number].name for row, number in enumerate(sorted(learners))}
     reason = why_not_captured(model, adapters, longest, device)
     if engine == "captured" and reason is not None:
-        raise EnvironmentFault(
-            "recorded steps cannot be had here",
-            received=f"train.engine: captured; {reason}",
-            accepted="auto or eager",
-            next_step="--set train.engine=auto",
-        )
+        raise _uncapturable(reason)
     if reason is not None or engine == "eager":
         if device.type == "cuda" and reason is not None:
             reporter.say(f"  steps are made one by one: {reason}")
