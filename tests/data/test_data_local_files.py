@@ -157,7 +157,7 @@ def test_empty_files_are_refused(tmp_path, suffix):
         ("a.json", " \n"),
         ("a.jsonl", "\n\n"),
         ("a.csv", "instruction,output\n"),
-        ("a.jsonl.gz", gzip.compress(b"")),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0)),
     ],
 )
 def test_files_without_rows_are_refused(tmp_path, name, content):
