@@ -54,11 +54,14 @@ def by_transformers(
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
         longest = max(len(prompts[index]) for index in chosen)
+        encodes = model.config.is_encoder_decoder
         ids = torch.zeros(len(chosen), longest, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, index in enumerate(chosen):
-            ids[row, longest - len(prompts[index]) :] = torch.tensor(prompts[index])
-            mask[row, longest - len(prompts[index]) :] = 1
+            n = len(prompts[index])
+            place = slice(0, n) if encodes else slice(longest - n, longest)
+            ids[row, place] = torch.tensor(prompts[index])
+            mask[row, place] = 1
         output = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
@@ -68,7 +71,8 @@ def by_transformers(
             eos_token_id=sorted(ends) or [NO_END],
             pad_token_id=NO_END,
         )
-        for index, row in zip(chosen, output[:, longest:].tolist(), strict=True):
+        first = 1 if encodes else longest
+        for index, row in zip(chosen, output[:, first:].tolist(), strict=True):
             stop = next((place for place, token in enumerate(row) if token in ends), len(row))
             answers[index] = row[: stop + 1]
     return answers

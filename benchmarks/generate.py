@@ -7,6 +7,8 @@ kind of work: more prompts than rows, and answers that end by themselves; HF get
 
     python benchmarks/generate.py --rounds 3 --new-tokens 128
 
+``generate/codet5-original`` is the original run's model by its shape, with random weights.
+
 ``ours`` and ``peer`` are new tokens per second, reading the prompts included; ``ratio`` is how
 many times faster; ``ratio_of_cpu_seconds`` compares the processor time of both sides, which
 other programs on the machine disturb less.  ``floor_fraction`` is the least time over ours:
@@ -42,6 +44,7 @@ from rich.console import Console
 from rich.table import Table
 
 from decoding_sides import Answers, ByCTranslate2, by_engine, by_transformers
+from original_shape import ORIGINAL_LENGTHS, codet5_shape, random_ids
 from veritune.config import LoraSection, ModelSection, Recipe
 from veritune.data.sources import read_rows
 from veritune.errors import EnvironmentFault
@@ -58,17 +61,7 @@ WORK = "generate/smollm2-135m"
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--batch-sizes", default="16,1", help="rows at once, by commas")
-    arguments.add_argument("--new-tokens", type=int, default=128)
-    arguments.add_argument("--rounds", type=int, default=3, help="turns of each")
-    arguments.add_argument("--data", type=Path, help="JSONL with instruction")
-    arguments.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    arguments.add_argument("--threads", type=int, help="of the CPU; by default torch's own number")
-    arguments.add_argument("--queue", type=int, default=48, help="prompts of /queue; 0: none")
-    arguments.add_argument("--skip-ct2", action="store_true", help="leave CTranslate2 out")
-    arguments.add_argument("--skip-exact", action="store_true", help="do not compare in fp32")
-    chosen = arguments.parse_args()
+    chosen = asked()
     warnings.simplefilter("ignore")
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
@@ -114,6 +107,10 @@ def main() -> None:
         floor = machine.least_seconds(model, rows, chosen.new_tokens)
         show(work, turns, f"HF generate, {dtype}, batch {size}", floor, **equal)
         answers = answers or turns.answers
+    if not chosen.skip_t5:
+        turns = of_the_original(placement, chosen)
+        equal = {f"equal_tokens_{dtype}": round(equal_share(*turns.answers), 4)}
+        show("generate/codet5-original", turns, f"HF generate, {dtype}, batch 16", None, **equal)
     if chosen.queue:
         queue = prompts[: chosen.queue]
         turns = taken(
@@ -132,6 +129,34 @@ def main() -> None:
         del model
         rows = prompts[: sizes[0]]
         print(json.dumps(exactness(placement, rows, chosen.new_tokens, answers)), flush=True)
+
+
+def asked() -> argparse.Namespace:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--batch-sizes", default="16,1", help="rows at once, by commas")
+    arguments.add_argument("--new-tokens", type=int, default=128)
+    arguments.add_argument("--rounds", type=int, default=3, help="turns of each")
+    arguments.add_argument("--data", type=Path, help="JSONL with instruction")
+    arguments.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    arguments.add_argument("--threads", type=int, help="of the CPU; by default torch's own number")
+    arguments.add_argument("--queue", type=int, default=48, help="prompts of /queue; 0: none")
+    arguments.add_argument("--skip-t5", action="store_true", help="leave the original's model out")
+    arguments.add_argument("--skip-ct2", action="store_true", help="leave CTranslate2 out")
+    arguments.add_argument("--skip-exact", action="store_true", help="do not compare in fp32")
+    return arguments.parse_args()
+
+
+def of_the_original(placement: Placement, chosen: argparse.Namespace) -> Turns:
+    """Both sides with the original's model: CodeT5-base's shape, random weights, its lengths."""
+    model = codet5_shape(placement.dtype).to(placement.device).eval()
+    generator = torch.Generator().manual_seed(0)
+    rows = [list(random_ids(n, generator)) for n, _ in ORIGINAL_LENGTHS[:16]]
+    return taken(
+        lambda n: by_engine(model, rows, n),
+        lambda n: by_transformers(model, rows, n),
+        chosen.new_tokens,
+        chosen.rounds,
+    )
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from original_shape import ORIGINAL_LENGTHS, codet5_shape, random_ids
 from veritune.config import LoraSection, ModelSection, Recipe, TrainSection
 from veritune.data.sources import read_rows
 from veritune.model.attention import use_packed_attention
@@ -62,17 +63,6 @@ MAX_PAIR_TOKENS = 320
 N_ADAPTERS = 8
 LORA = LoraSection(r=4, alpha=32, dropout=0.01, target_modules="attention")
 CPU = torch.device("cpu")
-
-# Tokens of (question, answer) of the original's 40 training rows by CodeT5's tokenizer.
-# fmt: off
-ORIGINAL_LENGTHS = [
-    (13, 68), (12, 90), (14, 75), (12, 72), (12, 108), (11, 91), (11, 95), (15, 103), (16, 90),
-    (12, 102), (8, 84), (11, 108), (12, 165), (15, 100), (11, 95), (14, 92), (12, 88), (19, 87),
-    (11, 72), (8, 76), (8, 74), (8, 109), (6, 68), (8, 74), (12, 109), (8, 77), (11, 99), (6, 66),
-    (6, 21), (15, 61), (7, 42), (7, 87), (6, 23), (9, 44), (5, 46), (10, 106), (9, 44), (6, 22),
-    (6, 40), (8, 64),
-]
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -152,28 +142,13 @@ def measured(chosen: argparse.Namespace) -> Iterator[tuple[str, str, float, floa
 
 def codet5_original(_: argparse.Namespace) -> Work:
     """train/codet5-original"""
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    def load(dtype: torch.dtype) -> Any:
-        torch.manual_seed(0)
-        config = T5Config(
-            vocab_size=32100,
-            d_model=768,
-            d_kv=64,
-            d_ff=3072,
-            num_layers=12,
-            num_heads=12,
-            decoder_start_token_id=0,
-        )
-        return T5ForConditionalGeneration(config).to(dtype).requires_grad_(False)
-
     generator = torch.Generator().manual_seed(0)
     pairs = [
-        EncodedPair(str(index), *(_ids(n, generator) for n in lengths))
+        EncodedPair(str(index), *(random_ids(n, generator) for n in lengths))
         for index, lengths in enumerate(ORIGINAL_LENGTHS)
     ]
     longest = max(s for s, _ in ORIGINAL_LENGTHS), max(t for _, t in ORIGINAL_LENGTHS)
-    return Work("train/codet5-original", load, pairs, "seq2seq", 0, longest)
+    return Work("train/codet5-original", codet5_shape, pairs, "seq2seq", 0, longest)
 
 
 def smollm2(chosen: argparse.Namespace) -> Work:
@@ -328,10 +303,6 @@ def _padded(work: Work, pairs: list[EncodedPair]) -> dict[str, torch.Tensor]:
 
 def _fill(values: Any, length: int, filler: int) -> list[int]:
     return [*values, *[filler] * (length - len(values))]
-
-
-def _ids(n: int, generator: torch.Generator) -> tuple[int, ...]:
-    return tuple(torch.randint(5, 32000, (n,), generator=generator).tolist())
 
 
 if __name__ == "__main__":

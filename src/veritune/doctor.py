@@ -104,7 +104,7 @@ def _decoder() -> Finding:
     from veritune.model.native.build import library
 
     if library(SOURCE, torch.bfloat16 if cpu_has_bf16() else torch.float32) is not None:
-        return Finding("decoder", "ok", "compiled for this CPU (Llama-like models)")
+        return Finding("decoder", "ok", "compiled for this CPU (Llama-like models and T5)")
     return Finding(
         "decoder",
         "note",

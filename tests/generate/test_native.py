@@ -55,20 +55,37 @@ SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {
         {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32},
     ),
 }
+T5_SHAPES: dict[str, dict[str, Any]] = {
+    "t5": {"num_heads": 3, "d_kv": 48, "num_decoder_layers": 3},
+    "t5-gated": {
+        "num_heads": 5,
+        "d_kv": 16,
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+    },
+}
 
 
 def _model(name: str, dtype: torch.dtype = torch.float32, *, adapters: bool = True) -> Any:
     """A random model of three layers, with two adapters that do something."""
-    kind, sizes = SHAPES[name]
-    config = kind(
-        intermediate_size=144,
-        num_hidden_layers=3,
-        max_position_embeddings=512,
-        **{"vocab_size": 400, "hidden_size": 64, **sizes},
-    )
     torch.manual_seed(4)
-    of_config: Any = transformers.AutoModelForCausalLM.from_config
-    model = of_config(config)
+    if name in T5_SHAPES:
+        t5 = transformers.T5Config(
+            vocab_size=403, d_model=64, d_ff=144, num_layers=2, decoder_start_token_id=0,
+            **T5_SHAPES[name],
+        )  # fmt: skip
+        model: Any = transformers.T5ForConditionalGeneration(t5)
+        model.generation_config.decoder_start_token_id = 0
+    else:
+        kind, sizes = SHAPES[name]
+        config = kind(
+            intermediate_size=144,
+            num_hidden_layers=3,
+            max_position_embeddings=512,
+            **{"vocab_size": 400, "hidden_size": 64, **sizes},
+        )
+        of_config: Any = transformers.AutoModelForCausalLM.from_config
+        model = of_config(config)
     generator = torch.Generator().manual_seed(3)
     for parameter in model.parameters():
         parameter.data.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
@@ -80,6 +97,19 @@ def _model(name: str, dtype: torch.dtype = torch.float32, *, adapters: bool = Tr
             if "lora_" in name_:
                 parameter.data.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
     return model.eval()
+
+
+def _lines(model: Any, prompt: tuple[int, ...], made: list[int]) -> torch.Tensor:
+    """Log-probabilities of every token made, by the model's own forward pass."""
+    with torch.no_grad():
+        if model.config.is_encoder_decoder:
+            logits = model(
+                input_ids=torch.tensor([prompt]), decoder_input_ids=torch.tensor([[0, *made[:-1]]])
+            ).logits[0]
+        else:
+            ids = torch.tensor([[*prompt, *made]])
+            logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
+    return logits.float().log_softmax(-1)
 
 
 def _requests(systems: tuple[str, ...], new_tokens: int = 4) -> list[Request]:
@@ -113,7 +143,10 @@ def _is_native(engine: ContinuousEngine) -> bool:
 
 
 @needs_fp32
-@pytest.mark.parametrize(("name", "threads"), [*((name, 1) for name in SHAPES), ("llama", 2)])
+@pytest.mark.parametrize(
+    ("name", "threads"),
+    [*((name, 1) for name in (*SHAPES, *T5_SHAPES)), ("llama", 2), ("t5", 2)],
+)
 def test_every_shape_gives_the_log_probabilities_of_the_model_itself(
     name: str, threads: int
 ) -> None:
@@ -129,24 +162,22 @@ def test_every_shape_gives_the_log_probabilities_of_the_model_itself(
         torch.set_num_threads(before)
     for one in asked:
         made = [token.token_id for token in found[one.request_id]]
-        ids = torch.tensor([[*one.prompt_ids, *made]])
-        with torch.no_grad():
-            if one.system == BASE:
-                with model.disable_adapter():
-                    logits = model(input_ids=ids).logits
-            else:
-                model.set_adapter(one.system)
-                logits = model(input_ids=ids).logits
-        lines = logits[0, len(one.prompt_ids) - 1 : -1].log_softmax(-1)
+        if one.system == BASE:
+            with model.disable_adapter():
+                lines = _lines(model, one.prompt_ids, made)
+        else:
+            model.set_adapter(one.system)
+            lines = _lines(model, one.prompt_ids, made)
         assert made == lines.argmax(-1).tolist()
         for token, line in zip(found[one.request_id], lines, strict=True):
             values, tokens = line.topk(5)
             assert [place for place, _ in token.top_logprobs] == tokens.tolist()
-            assert [p for _, p in token.top_logprobs] == pytest.approx(values.tolist(), abs=2e-4)
+            assert [p for _, p in token.top_logprobs] == pytest.approx(values.tolist(), abs=1e-3)
 
 
 @needs_bf16
 def test_in_bf16_a_row_is_the_same_to_the_last_bit_whoever_stands_beside() -> None:
+    # T5's sources are read in torch, whose products of more rows may differ in the last bit.
     model = _model("llama", torch.bfloat16)
     together = ContinuousEngine(model, n_slots=5)
     assert _is_native(together)
@@ -160,19 +191,18 @@ def test_in_bf16_a_row_is_the_same_to_the_last_bit_whoever_stands_beside() -> No
 
 
 @needs_bf16
-def test_in_bf16_it_is_no_farther_from_fp32_than_transformers() -> None:
-    model = _model("qwen3", torch.bfloat16, adapters=False)
+@pytest.mark.parametrize("name", ["qwen3", "t5-gated"])
+def test_in_bf16_it_is_no_farther_from_fp32_than_transformers(name: str) -> None:
+    model = _model(name, torch.bfloat16, adapters=False)
     exact = copy.deepcopy(model).float()
     asked = _requests((BASE,), new_tokens=1)[0]
-    ids = torch.tensor([asked.prompt_ids])
     engine = ContinuousEngine(model, n_slots=1)
     assert _is_native(engine)
-    asked = dataclasses.replace(asked, n_logprobs=400)
+    vocabulary = int(model.config.vocab_size)
+    asked = dataclasses.replace(asked, n_logprobs=vocabulary)
     [[token]] = _found(engine, [asked]).values()
-    with torch.no_grad():
-        truth = exact(input_ids=ids).logits[0, -1].log_softmax(-1)
-        theirs = model(input_ids=ids).logits[0, -1].float().log_softmax(-1)
-    ours = torch.empty(400)
+    truth, theirs = (_lines(each, asked.prompt_ids, [0])[0] for each in (exact, model))
+    ours = torch.empty(vocabulary)
     for place, logprob in token.top_logprobs:
         ours[place] = logprob
     error, their_error = ((x - truth).abs().mean() for x in (ours, theirs))

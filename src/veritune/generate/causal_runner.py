@@ -8,7 +8,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from veritune.generate.native.forward import NativeForward, why_not_native
+from veritune.generate.native.forward import (
+    Decoder,
+    LayerParts,
+    NativeForward,
+    why_not_native,
+)
 from veritune.generate.prompt_rows import prompt_rows
 from veritune.generate.row_products import RowProduct, Who, foreign_layer, frozen_weights
 from veritune.generate.slots import (
@@ -58,10 +63,15 @@ class CausalRunner:
 
     def __init__(self, base: Any, adapters: Sequence[str], n_slots: int) -> None:
         config, frozen = base.config, frozen_weights(base)
-        native = frozen.has_room and why_not_native(base) is None
+        weight = base.model.embed_tokens.weight
+        sizes = (
+            config.hidden_size,
+            config.intermediate_size,
+            base.model.layers[0].self_attn.head_dim,
+        )
+        native = frozen.has_room and why_not_native(weight, config.hidden_act, sizes) is None
         # Only one other layout of the weights is kept beside the model's own.
         frozen.packs = frozen.packs and not native
-        weight = base.model.embed_tokens.weight
         self.dtype, self.device = weight.dtype, weight.device
         self.vocabulary = int(base.lm_head.out_features)
         self._rotary = base.model.rotary_emb
@@ -75,11 +85,22 @@ class CausalRunner:
             len(self._layers), config.num_key_value_heads, width, self.dtype, self.device
         )
         self._cos, self._sin = weight.new_empty(0, 1, width), weight.new_empty(0, 1, width)
-        self._native = (
-            NativeForward(base, self._layers, self._head, self.cache, len(adapters))
-            if native
-            else None
-        )
+        self._native = None
+        if native:
+            first = self._layers[0]
+            decoder = Decoder(
+                embed=weight,
+                layers=[layer.parts for layer in self._layers],
+                last_norm=self._norm,
+                head=self._head,
+                heads=first.q_size // width,
+                kv_heads=first.kv_heads,
+                width=width,
+                scale=first.scale,
+                activation=config.hidden_act,
+                gated=True,
+            )
+            self._native = NativeForward(decoder, self.cache, len(adapters))
 
     def needs(self, prompt_tokens: int, new_tokens: int) -> tuple[int, int]:
         """(own tokens, source tokens) that a request's slot must hold."""
@@ -181,10 +202,22 @@ class _Layer:
         self.q_norm, self.k_norm = (getattr(attention, n, None) for n in ("q_norm", "k_norm"))
         self.width: int = attention.head_dim
         self.scale: float = attention.scaling
-        self.products = (self.qkv, self.o, self.gate_up, self.down)
         self.q_size, kv_size, _ = self.qkv.sizes
         self.kv_heads = kv_size // self.width
         self._turned = self.q_size + kv_size
+
+    @property
+    def parts(self) -> LayerParts:
+        """The layer as the pass in C takes it."""
+        return LayerParts(
+            {"qkv": self.qkv, "o": self.o, "gate_up": self.gate_up, "down": self.down},
+            {
+                "norm_before": self.before,
+                "norm_between": self.between,
+                "norm_q": self.q_norm,
+                "norm_k": self.k_norm,
+            },
+        )
 
     def attention_input(
         self, h: torch.Tensor, who: Who, cos: torch.Tensor, sin: torch.Tensor

@@ -8,6 +8,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from veritune.generate.native.forward import (
+    Decoder,
+    LayerParts,
+    NativeForward,
+    why_not_native,
+)
 from veritune.generate.prompt_rows import prompt_rows
 from veritune.generate.row_products import RowProduct, Who, foreign_layer, frozen_weights
 from veritune.generate.slots import (
@@ -55,9 +61,13 @@ class T5Runner:
             base.decoder.embed_tokens.weight,
         )
         self._start = int(base.generation_config.decoder_start_token_id)
+        self._encoder = [_Block(block, adapters, frozen) for block in base.encoder.block]
+        sizes = config.d_model, config.d_ff, config.d_kv
+        native = frozen.has_room and why_not_native(weight, config.dense_act_fn, sizes) is None
+        # Only one other layout of the decoder's weights is kept beside the model's own.
+        frozen.packs = frozen.packs and not native
         self._head = RowProduct([base.lm_head], [], frozen)
         self._head_scale = config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
-        self._encoder = [_Block(block, adapters, frozen) for block in base.encoder.block]
         self._decoder = [_Block(block, adapters, frozen) for block in base.decoder.block]
         self._encoder_norm = base.encoder.final_layer_norm
         self._decoder_norm = base.decoder.final_layer_norm
@@ -67,6 +77,22 @@ class T5Runner:
         shape = len(self._decoder), config.num_heads, config.d_kv, self.dtype, self.device
         self.own, self.source = KeyValues(*shape), KeyValues(*shape)
         self._by_distance = weight.new_empty(config.num_heads, 0)
+        self._native = None
+        if native:
+            decoder = Decoder(
+                embed=self._own_embed,
+                layers=[block.parts for block in self._decoder],
+                last_norm=self._decoder_norm,
+                head=self._head,
+                heads=config.num_heads,
+                kv_heads=config.num_heads,
+                width=config.d_kv,
+                scale=1.0,
+                activation=config.dense_act_fn,
+                gated=self._decoder[0].gated,
+                last_scale=self._head_scale,
+            )
+            self._native = NativeForward(decoder, self.own, len(adapters), self.source)
 
     def needs(self, prompt_tokens: int, new_tokens: int) -> tuple[int, int]:
         """(own tokens, source tokens) that a request's slot must hold."""
@@ -91,6 +117,8 @@ class T5Runner:
         if own:
             last = self._decoder_bias(1, own, device=self.device, past_seen_tokens=own - 1)
             self._by_distance = last[0, :, 0].flip(-1)
+            if self._native is not None:
+                self._native.bias_by(self._by_distance)
 
     def move(self, source: int, target: int, own: int, of_source: int) -> None:
         """Copy a row to another slot."""
@@ -127,6 +155,10 @@ class T5Runner:
         """
         slots, own, source = self.slots, self.own, self.source
         positions, span = slots.positions[:n], own.reach(span)
+        if self._native is not None:
+            return self._native.step(
+                slots.tokens[:n], positions, slots.systems[:n], slots.source_lengths[:n]
+            )
         of_source = source.window
         who = Who(only, slots.systems[:n])
         places = own.places(positions)
@@ -163,11 +195,26 @@ class _Block:
             self.cross_kv = RowProduct([cross.k, cross.v], adapters, frozen)
             self.cross_o = RowProduct([cross.o], adapters, frozen)
         dense = block.layer[-1].DenseReluDense
-        self._gated = hasattr(dense, "wi_0")
-        inner = [dense.wi_0, dense.wi_1] if self._gated else [dense.wi]
+        self.gated = hasattr(dense, "wi_0")
+        inner = [dense.wi_0, dense.wi_1] if self.gated else [dense.wi]
         self._wi = RowProduct(inner, adapters, frozen)
         self._wo = RowProduct([dense.wo], adapters, frozen)
         self._act = dense.act
+
+    @property
+    def parts(self) -> LayerParts:
+        """A block of the decoder as the pass in C takes it."""
+        return LayerParts(
+            {
+                "qkv": self.qkv,
+                "o": self.o,
+                "cross_q": self.cross_q,
+                "cross_o": self.cross_o,
+                "gate_up": self._wi,
+                "down": self._wo,
+            },
+            dict(zip(("norm_before", "norm_cross", "norm_between"), self.norms, strict=True)),
+        )
 
     def split(self, qkv: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Queries, keys and values ``[rows, heads, d]``."""
@@ -178,7 +225,7 @@ class _Block:
     def feed_forward(self, h: torch.Tensor, who: Who) -> torch.Tensor:
         """``[rows, d]`` to ``[rows, d]``."""
         inner = self._wi(normed(h, self.norms[-1]), who)
-        if self._gated:
+        if self.gated:
             gate, up = torch.split(inner, self._wi.sizes, -1)
             inner = self._act(gate).mul_(up)
         else:

@@ -5,9 +5,10 @@
 #define BLOCK 64 /* tokens that are looked at together */
 
 /* g query heads of one row over `span` keys and values of the head they share, a block of
- * tokens at a time: the largest score so far, the sum and the mix are rescaled when it grows. */
+ * tokens at a time: the largest score so far, the sum and the mix are rescaled when it grows.
+ * `bias`, or null: of one head, what is added to a score by the distance to the last key. */
 INLINE void attend_of(const int g, const float *q, const elem *keys, const elem *values,
-                      int64_t span, int64_t d, float scale, float *out) {
+                      int64_t span, int64_t d, float scale, const float *bias, float *out) {
     float weight[g][BLOCK], most[g], total[g];
     for (int i = 0; i < g; i++) most[i] = -INFINITY, total[i] = 0;
     memset(out, 0, 4 * g * d);
@@ -22,7 +23,9 @@ INLINE void attend_of(const int g, const float *q, const elem *keys, const elem 
                 UNROLL for (int i = 0; i < g; i++)
                     sum[i] = _mm512_fmadd_ps(_mm512_loadu_ps(q + i * d + j), k, sum[i]);
             }
-            UNROLL for (int i = 0; i < g; i++) weight[i][t] = _mm512_reduce_add_ps(sum[i]) * scale;
+            float near = bias ? bias[span - 1 - start - t] : 0;
+            UNROLL for (int i = 0; i < g; i++)
+                weight[i][t] = _mm512_reduce_add_ps(sum[i]) * scale + near;
         }
         for (int i = 0; i < g; i++) {
             float top = most[i];

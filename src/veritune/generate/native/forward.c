@@ -1,7 +1,8 @@
-/* One forward pass of a Llama-like decoder for a few rows, in one parallel region.
+/* One forward pass of a Llama-like decoder or of T5's for a few rows, in one parallel region.
  *
  * A row is one token of one slot: a decoding step has one row a slot, reading a prompt many rows
- * of the same slot.  Threads meet at barriers between phases and take work from a shared counter
+ * of the same slot.  T5's decoder adds a bias by distance to its scores and looks at its source's
+ * keys and values, which its encoder has left in a second cache.  Threads meet at barriers between phases and take work from a shared counter
  * within them, so that one that the machine holds up delays the others by one piece only.
  *
  * Weights, keys and values and what is multiplied by weights are `elem`: bf16, or float when
@@ -27,14 +28,17 @@ typedef struct {
     int64_t n, k, rank;
 } Product;
 
+/* gate_up: a strip of the gate, one of the other, and so on; or one layer without a gate. */
 typedef struct {
-    Product qkv, o, gate_up, down; /* gate_up: a strip of the gate, one of the other, and so on */
-    const float *norm_before, *norm_between, *norm_q, *norm_k; /* the last two may be null */
+    Product qkv, o, cross_q, cross_o, gate_up, down;
+    const float *norm_before, *norm_cross, *norm_between, *norm_q, *norm_k; /* 2, 4, 5: or null */
 } Layer;
+
+enum { SILU, RELU, GELU };
 
 typedef struct {
     const Layer *layers;
-    int64_t n_layers, dim, inner, heads, kv_heads, width, threads;
+    int64_t n_layers, dim, inner, heads, kv_heads, width, activation, gated, threads;
     float eps, head_eps, scale, unused;
     const elem *embed;        /* [vocabulary, dim] */
     const float *norm_last;   /* [dim] */
@@ -46,10 +50,13 @@ typedef struct {
     const int64_t *outs;                                  /* [n_out], rows that want logits */
     float *logits;                                        /* [n_out, vocabulary] */
     elem *const *caches;     /* a layer: [2, cache_slots, kv_heads, window, width] */
-    const float *cos, *sin;  /* [positions, width]; the first half of the sines is negative */
+    elem *const *sources;    /* a layer likewise, of the source; or null */
+    const int64_t *source_lengths;                        /* [rows] */
+    const float *cos, *sin;  /* [positions, width], or null; half of the sines is negative */
+    const float *bias;       /* [heads, bias_width] by distance, or null */
     float *h, *qkv, *z;      /* [rows, dim], [rows, q + k + v], [rows, ranks] */
     elem *x, *inner;         /* rows in tiles, see `put`: of dim or heads · width, and of inner */
-    int64_t rows, n_out, cache_slots, window, z_width;
+    int64_t rows, n_out, cache_slots, window, source_slots, source_window, bias_width, z_width;
 } Batch;
 
 typedef struct {
@@ -150,23 +157,35 @@ static void multiply(const Product *p, const elem *x, const Batch *batch, float 
         }
 }
 
-/* silu(gate) · up, put in tiles. */
-static void multiply_gated(const Product *p, const elem *x, const Batch *batch, elem *y,
-                           Meeting *meeting) {
+INLINE __m512 activated(int64_t kind, __m512 x) {
+    if (kind == RELU) return _mm512_max_ps(x, _mm512_setzero_ps());
+    __m512 u = x;
+    if (kind == GELU) { /* the tanh form: x · sigmoid(2 sqrt(2 / π) (x + 0.044715 x³)) */
+        __m512 cube = _mm512_mul_ps(_mm512_mul_ps(x, x), x);
+        u = _mm512_fmadd_ps(cube, _mm512_set1_ps(0.044715f), x);
+        u = _mm512_mul_ps(u, _mm512_set1_ps(1.5957691216f));
+    }
+    __m512 e = exp16(_mm512_sub_ps(_mm512_setzero_ps(), u));
+    return _mm512_div_ps(x, _mm512_add_ps(e, _mm512_set1_ps(1.0f)));
+}
+
+/* act(gate) · up, or act of the one layer there is, put in tiles. */
+static void multiply_inner(const Model *model, const Product *p, const elem *x,
+                           const Batch *batch, elem *y, Meeting *meeting) {
     float gate[TILE * TILE], up[TILE * TILE], line[TILE];
-    int64_t inner = p->n / 2;
+    int64_t inner = model->inner, gated = model->gated;
     for (int64_t s; (s = take(meeting, 1)) < inner / TILE;)
         for (int64_t row = 0; row < batch->rows; row += TILE) {
             int m = batch->rows - row < TILE ? batch->rows - row : TILE;
-            piece(p, m, x + row * p->k, 2 * s, at(p->bias, s * TILE), at(p->b, s * TILE), p->n,
-                  batch, row, gate);
-            piece(p, m, x + row * p->k, 2 * s + 1, at(p->bias, inner + s * TILE),
-                  at(p->b, inner + s * TILE), p->n, batch, row, up);
+            piece(p, m, x + row * p->k, gated ? 2 * s : s, at(p->bias, s * TILE),
+                  at(p->b, s * TILE), p->n, batch, row, gate);
+            if (gated)
+                piece(p, m, x + row * p->k, 2 * s + 1, at(p->bias, inner + s * TILE),
+                      at(p->b, inner + s * TILE), p->n, batch, row, up);
             for (int i = 0; i < m; i++) {
-                __m512 g = _mm512_loadu_ps(gate + i * TILE);
-                __m512 e = exp16(_mm512_sub_ps(_mm512_setzero_ps(), g));
-                g = _mm512_div_ps(g, _mm512_add_ps(e, _mm512_set1_ps(1.0f)));
-                _mm512_storeu_ps(line, _mm512_mul_ps(g, _mm512_loadu_ps(up + i * TILE)));
+                __m512 v = activated(model->activation, _mm512_loadu_ps(gate + i * TILE));
+                if (gated) v = _mm512_mul_ps(v, _mm512_loadu_ps(up + i * TILE));
+                _mm512_storeu_ps(line, v);
                 put_all(y, row + i, line, s * TILE, TILE, inner);
             }
         }
@@ -231,12 +250,15 @@ static void remember(const Model *model, const Layer *layer, const Batch *batch,
                      int64_t row) {
     int64_t d = model->width, q = model->heads * d, kv = model->kv_heads * d;
     int64_t slot = batch->slots[row], position = batch->positions[row];
-    const float *cos = batch->cos + position * d, *sin = batch->sin + position * d;
     float *all = batch->qkv + row * (q + 2 * kv);
-    for (int64_t i = 0; i < model->heads; i++)
-        turn(all + i * d, layer->norm_q, model->head_eps, cos, sin, d);
+    if (batch->cos) {
+        const float *cos = batch->cos + position * d, *sin = batch->sin + position * d;
+        for (int64_t i = 0; i < model->heads; i++)
+            turn(all + i * d, layer->norm_q, model->head_eps, cos, sin, d);
+        for (int64_t i = 0; i < model->kv_heads; i++)
+            turn(all + q + i * d, layer->norm_k, model->head_eps, cos, sin, d);
+    }
     for (int64_t i = 0; i < model->kv_heads; i++) {
-        turn(all + q + i * d, layer->norm_k, model->head_eps, cos, sin, d);
         elem *key = cache + ((slot * model->kv_heads + i) * batch->window + position) * d;
         elem *value = key + batch->cache_slots * model->kv_heads * batch->window * d;
         for (int64_t j = 0; j < d; j += TILE) {
@@ -246,22 +268,31 @@ static void remember(const Model *model, const Layer *layer, const Batch *batch,
     }
 }
 
-static void attend(const Model *model, const Batch *batch, const elem *cache, int64_t row,
-                   int64_t head) {
+/* Where attention looks: one layer's [2, slots, kv_heads, window, width]. */
+typedef struct {
+    const elem *at;
+    int64_t slots, window;
+    const float *bias; /* by head and distance, or null; then no heads share keys */
+} Past;
+
+/* The heads of one row that share one head of keys; `q`: the row's first query. */
+static void attend(const Model *model, const Batch *batch, Past past, const float *q,
+                   int64_t span, int64_t row, int64_t head) {
     int64_t d = model->width, group = model->heads / model->kv_heads;
-    int64_t span = batch->positions[row] + 1;
-    const elem *keys = cache + (batch->slots[row] * model->kv_heads + head) * batch->window * d;
-    const elem *values = keys + batch->cache_slots * model->kv_heads * batch->window * d;
-    const float *all = batch->qkv + row * (model->heads + 2 * model->kv_heads) * d;
+    const elem *keys = past.at + (batch->slots[row] * model->kv_heads + head) * past.window * d;
+    const elem *values = keys + past.slots * model->kv_heads * past.window * d;
+    const float *bias = past.bias ? past.bias + head * batch->bias_width : 0;
+    float scale = model->scale;
     for (int64_t i = 0; i < group;) {
         int g = group - i < 4 ? group - i : 4;
         int64_t first = head * group + i;
         float out[4 * d];
+        const float *of = q + first * d;
         switch (g) {
-            case 1: attend_of(1, all + first * d, keys, values, span, d, model->scale, out); break;
-            case 2: attend_of(2, all + first * d, keys, values, span, d, model->scale, out); break;
-            case 3: attend_of(3, all + first * d, keys, values, span, d, model->scale, out); break;
-            default: attend_of(4, all + first * d, keys, values, span, d, model->scale, out);
+            case 1: attend_of(1, of, keys, values, span, d, scale, bias, out); break;
+            case 2: attend_of(2, of, keys, values, span, d, scale, 0, out); break;
+            case 3: attend_of(3, of, keys, values, span, d, scale, 0, out); break;
+            default: attend_of(4, of, keys, values, span, d, scale, 0, out);
         }
         put_all(batch->x, row, out, first * d, g * d, model->heads * d);
         i += g;
@@ -284,6 +315,25 @@ static void adapt_rows(const Product *p, const elem *x, const Batch *batch, Meet
                        int threads) {
     if (!p->a) return;
     for (int64_t row; (row = take(meeting, 1)) < batch->rows;) adapt(p, x, batch, row);
+    meet(meeting, threads);
+}
+
+/* What the rows see of their sources, added to the residual stream. */
+static void look_at_sources(const Model *model, const Layer *layer, const Batch *batch,
+                            const elem *cache, Meeting *meeting, int threads) {
+    Past past = {cache, batch->source_slots, batch->source_window, 0};
+    norm_rows(model, batch, layer->norm_cross, &layer->cross_q, meeting);
+    meet(meeting, threads);
+    multiply(&layer->cross_q, batch->x, batch, batch->qkv, 0, meeting);
+    meet(meeting, threads);
+    for (int64_t i; (i = take(meeting, 1)) < batch->rows * model->kv_heads;) {
+        int64_t row = i / model->kv_heads;
+        attend(model, batch, past, batch->qkv + row * layer->cross_q.n,
+               batch->source_lengths[row], row, i % model->kv_heads);
+    }
+    meet(meeting, threads);
+    adapt_rows(&layer->cross_o, batch->x, batch, meeting, threads);
+    multiply(&layer->cross_o, batch->x, batch, batch->h, 1, meeting);
     meet(meeting, threads);
 }
 
@@ -310,15 +360,21 @@ void veritune_forward(const Model *model, const Batch *batch) {
                 remember(model, layer, batch, cache, row);
             meet(&meeting, threads);
             if (l == model->n_layers - 1 && batch->n_out == 0) break;
-            for (int64_t i; (i = take(&meeting, 1)) < batch->rows * model->kv_heads;)
-                attend(model, batch, cache, i / model->kv_heads, i % model->kv_heads);
+            Past past = {cache, batch->cache_slots, batch->window, batch->bias};
+            for (int64_t i; (i = take(&meeting, 1)) < batch->rows * model->kv_heads;) {
+                int64_t row = i / model->kv_heads;
+                attend(model, batch, past, batch->qkv + row * layer->qkv.n,
+                       batch->positions[row] + 1, row, i % model->kv_heads);
+            }
             meet(&meeting, threads);
             adapt_rows(&layer->o, batch->x, batch, &meeting, threads);
             multiply(&layer->o, batch->x, batch, batch->h, 1, &meeting);
             meet(&meeting, threads);
+            if (batch->sources)
+                look_at_sources(model, layer, batch, batch->sources[l], &meeting, threads);
             norm_rows(model, batch, layer->norm_between, &layer->gate_up, &meeting);
             meet(&meeting, threads);
-            multiply_gated(&layer->gate_up, batch->x, batch, batch->inner, &meeting);
+            multiply_inner(model, &layer->gate_up, batch->x, batch, batch->inner, &meeting);
             meet(&meeting, threads);
             adapt_rows(&layer->down, batch->inner, batch, &meeting, threads);
             multiply(&layer->down, batch->inner, batch, batch->h, 1, &meeting);

@@ -25,11 +25,11 @@ class Product(ctypes.Structure):
 
 
 class Layer(ctypes.Structure):
-    """One decoder layer."""
+    """One decoder layer; what an architecture lacks stays null."""
 
     _fields_ = [
-        *((name, Product) for name in ("qkv", "o", "gate_up", "down")),
-        *((name, _Pointer) for name in ("norm_before", "norm_between", "norm_q", "norm_k")),
+        *((name, Product) for name in ("qkv", "o", "cross_q", "cross_o", "gate_up", "down")),
+        *((f"norm_{name}", _Pointer) for name in ("before", "cross", "between", "q", "k")),
     ]
 
 
@@ -38,10 +38,8 @@ class Model(ctypes.Structure):
 
     _fields_ = [
         ("layers", ctypes.POINTER(Layer)),
-        *(
-            (name, _Long)
-            for name in ("n_layers", "dim", "inner", "heads", "kv_heads", "width", "threads")
-        ),
+        *((name, _Long) for name in ("n_layers", "dim", "inner", "heads", "kv_heads", "width")),
+        *((name, _Long) for name in ("activation", "gated", "threads")),
         *((name, _Float) for name in ("eps", "head_eps", "scale", "unused")),
         ("embed", _Pointer),
         ("norm_last", _Pointer),
@@ -56,8 +54,11 @@ class Batch(ctypes.Structure):
         *((name, _Pointer) for name in ("tokens", "positions", "systems", "slots", "outs")),
         ("logits", _Pointer),
         ("caches", ctypes.POINTER(_Pointer)),
-        *((name, _Pointer) for name in ("cos", "sin", "h", "qkv", "z", "x", "inner")),
-        *((name, _Long) for name in ("rows", "n_out", "cache_slots", "window", "z_width")),
+        ("sources", ctypes.POINTER(_Pointer)),
+        ("source_lengths", _Pointer),
+        *((name, _Pointer) for name in ("cos", "sin", "bias", "h", "qkv", "z", "x", "inner")),
+        *((name, _Long) for name in ("rows", "n_out", "cache_slots", "window")),
+        *((name, _Long) for name in ("source_slots", "source_window", "bias_width", "z_width")),
     ]
 
 
