@@ -223,3 +223,28 @@ def test_the_way_out_of_a_failed_first_step_is_open(
     assert "train.batch_size=2" in text
     advised = ["--set", "train.batch_size=2", "--set", "train.accumulation_steps=2"]
     assert invoke("train", recipe, *advised).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "--nonsense", "--json"), "--nonsense"),
+        (("plan", "--json"), "RECIPE|RUN"),
+        (("nonsense", "--json"), "nonsense"),
+        (("compare", "one", "--json"), "RUN_B"),
+    ],
+)
+def test_a_wrong_command_line_is_json_where_json_was_asked_for(
+    arguments: tuple[str, ...], said: str
+) -> None:
+    outcome = invoke(*arguments)
+    assert outcome.exit_code == 2
+    error = json.loads(outcome.stdout)
+    assert said in error["fault"] and error["exit_code"] == 2
+    assert said in outcome.stderr
+    assert invoke(*(a for a in arguments if a != "--json")).stdout == ""
+
+
+def test_the_version_is_printed() -> None:
+    outcome = invoke("--version")
+    assert outcome.exit_code == 0 and outcome.stdout.startswith("veritune ")
