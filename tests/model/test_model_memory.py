@@ -57,6 +57,7 @@ print(json.dumps(meter.to_json()))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [HIGH_WATER, SAMPLED])
 def test_a_peak_of_the_past_and_one_between_steps_do_not_count(how: str) -> None:
     """In a process of its own: what others have done to this one's heap is not asked here."""

@@ -57,6 +57,7 @@ def _claims(run: Path) -> dict[str, dict[str, Any]]:
     return {row["claim"]: row for row in content["claims"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fixture", ["tiny_llama_folder", "tiny_t5_folder"])
 def test_merged_and_full_fine_tuning_compete_on_the_same_terms(
     fixture: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -138,7 +139,8 @@ def test_the_learning_rate_of_full_fine_tuning_is_a_setting_and_the_plan_says_it
     assert plan["full_finetune_learning_rate"] == 2e-5
 
 
-@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_full_fine_tuning_broken_off_ends_with_the_same_weights(
     dtype: str, tiny_llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +178,7 @@ def test_full_fine_tuning_broken_off_ends_with_the_same_weights(
     assert record["summary"]["peak_memory_steps"] == 2
 
 
+@pytest.mark.slow
 def test_other_adapters_answer_beside_ours_and_are_named_after_their_runs(
     tiny_llama_folder: Path, tmp_path: Path
 ) -> None:

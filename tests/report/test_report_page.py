@@ -168,6 +168,7 @@ def test_paper_is_light_and_has_no_controls(browser: Any, report: Path) -> None:
     assert not browser.find_element("css selector", "nav").is_displayed()
 
 
+@pytest.mark.slow
 def test_a_thousand_rows_sort_and_filter_at_once(browser: Any, big_run: Path) -> None:
     open_page(browser, build_report(big_run)[0])
     # The best of three, which ends sorted upwards: other work on the machine is not the page's.

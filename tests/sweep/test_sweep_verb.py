@@ -105,6 +105,7 @@ def test_the_adapter_is_the_one_that_was_chosen(
     assert loss == pytest.approx(winner["validation_loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_follows_a_sweep_is_an_ordinary_run(tiny_llama_folder: Path, tmp_path: Path) -> None:
     recipe, run = write_sweep_recipe(tmp_path, tiny_llama_folder), tmp_path / "run"
     swept(recipe)
