@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from veritune.config import Recipe
 from veritune.errors import (
@@ -27,6 +26,7 @@ from veritune.progress import Reporter, TerminalReporter
 from veritune.recipe_file import load_recipe, read_yaml, recipe_from
 from veritune.rows import Requirement
 from veritune.run_dir import open_run
+from veritune.visible_text import escaped
 
 Target = Annotated[
     Path, typer.Argument(metavar="RECIPE|RUN", help="A recipe (.yaml) or a run directory.")
@@ -149,6 +149,6 @@ def _exit(error: VerituneError, as_json: bool) -> None:
     if as_json and not isinstance(error, GateFailed):
         sys.stdout.write(json.dumps(error.to_json(), indent=2) + "\n")
     Console(stderr=True).print(
-        f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True
+        f"[bold red]error:[/] {escaped(str(error))}", highlight=False, soft_wrap=True
     )
     raise typer.Exit(error.exit_code) from None
