@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from veritune.config import Recipe
 from veritune.errors import (
     EnvironmentFault,
     GateFailed,
+    InputFault,
     Interrupted,
     OutOfMemory,
     RunDirectoryError,
@@ -25,7 +27,7 @@ from veritune.errors import (
 from veritune.progress import Reporter, TerminalReporter
 from veritune.recipe_file import load_recipe, read_yaml, recipe_from
 from veritune.rows import Requirement
-from veritune.run_dir import open_run
+from veritune.run_dir import RunDirectory, open_run
 from veritune.visible_text import escaped
 
 Target = Annotated[
@@ -74,12 +76,15 @@ def recipe_of(target: Path, overrides: list[str] | None) -> Recipe:
     return recipe_from(content, overrides or [], where=str(run_directory.recipe_file))
 
 
-def context_of(target: Path, overrides: list[str] | None) -> Any:
+@contextlib.contextmanager
+def context_of(target: Path, overrides: list[str] | None) -> Iterator[Any]:
     """The run at work of a recipe or a run directory; progress goes to stderr."""
     from veritune.pipeline.context import open_context
 
     reporter: Reporter = TerminalReporter()
-    return open_context(recipe_of(target, overrides), reporter)
+    recipe = recipe_of(target, overrides)
+    with RunDirectory(Path(recipe.output_dir)).recipe_unless_refused():
+        yield open_context(recipe, reporter)
 
 
 def broken(allow: bool) -> list[str]:
@@ -138,7 +143,19 @@ def faults(as_json: bool) -> Iterator[None]:
             ),
             as_json,
         )
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            _exit(
+                InputFault(
+                    "a name in a path is too long for this file system",
+                    received=error.filename,
+                    accepted="names of at most 255 bytes",
+                    next_step="shorten it",
+                ),
+                as_json,
+            )
+        if not isinstance(error, BrokenPipeError):
+            raise
         # Whoever read our output has gone; nothing is lost.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(EnvironmentFault.exit_code) from None
