@@ -136,6 +136,16 @@ def test_an_output_folder_that_is_taken(tiny_llama_folder: Path, tmp_path: Path)
     assert [item.name for item in stranger.iterdir()] == ["cat.jpg"]
 
 
+@pytest.mark.parametrize("verb", ["prepare", "run", "report"])
+def test_a_name_that_no_file_system_takes(
+    verb: str, tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path, tiny_llama_folder)
+    long = f"output_dir={tmp_path / ('a' * 300)}"
+    _fault(invoke(verb, recipe, "--set", long), 2, "too long for this file system", "aaa")
+    _fault(invoke(verb, "a" * 300), 2, "too long for this file system", "aaa")
+
+
 def test_stages_out_of_order(tiny_llama_folder: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, tiny_llama_folder)
     _fault(invoke("evaluate", recipe), 2, "veritune train")
