@@ -99,7 +99,24 @@ def test_a_tracker_whose_package_is_missing_is_said_and_not_passed_over(
 
     monkeypatch.setattr(accelerate.tracking, "get_available_trackers", list)
     recipe = write_recipe(tmp_path, tiny_llama_folder, report_to=["wandb"])
+    _fault(invoke("run", recipe), 3, "report_to: wandb", "pip install wandb")
+    assert not (tmp_path / "run" / "data").exists(), "said before any work"
+    assert "report_to: wandb" in invoke("plan", recipe).stdout
     _fault(invoke("train", recipe), 3, "report_to: wandb", "pip install wandb")
+
+
+def test_what_only_training_needs_is_not_asked_of_a_trained_run(
+    tiny_llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import accelerate.tracking
+
+    monkeypatch.setattr(accelerate.tracking, "get_available_trackers", list)
+    recipe = write_recipe(tmp_path, tiny_llama_folder)
+    assert invoke("train", recipe).exit_code == 0
+    kept = tmp_path / "run" / "recipe.yaml"
+    kept.write_text(kept.read_text().replace("report_to: []", "report_to: [wandb]"))
+    elsewhere = invoke("run", tmp_path / "run")
+    assert elsewhere.exit_code == 0, elsewhere.stderr
 
 
 def test_packed_rows_for_an_encoder_decoder_nobody_can_pack() -> None:
@@ -134,6 +151,16 @@ def test_an_output_folder_that_is_taken(tiny_llama_folder: Path, tmp_path: Path)
     (stranger / "cat.jpg").write_bytes(b"cat")
     _fault(invoke("run", recipe, "--set", f"output_dir={stranger}"), 2, "not a run")
     assert [item.name for item in stranger.iterdir()] == ["cat.jpg"]
+
+
+@pytest.mark.parametrize("verb", ["prepare", "run", "report"])
+def test_a_name_that_no_file_system_takes(
+    verb: str, tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path, tiny_llama_folder)
+    long = f"output_dir={tmp_path / ('a' * 300)}"
+    _fault(invoke(verb, recipe, "--set", long), 2, "too long for this file system", "aaa")
+    _fault(invoke(verb, "a" * 300), 2, "too long for this file system", "aaa")
 
 
 def test_stages_out_of_order(tiny_llama_folder: Path, tmp_path: Path) -> None:

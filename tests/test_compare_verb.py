@@ -35,7 +35,16 @@ def test_two_runs_on_the_same_rows_are_paired(recipe: Path, tmp_path: Path) -> N
     itself = json.loads(invoke("compare", first, first, "--json").stdout)
     assert itself["verdict"] == "no difference detected"
     assert all(row["delta"] == 0 for row in itself["comparisons"])
-    assert "common test questions" in invoke("compare", first, second).stdout.replace("\n", " ")
+    said = invoke("compare", first, second).stdout.replace("\n", " ")
+    assert "common test questions" in said and "max_new_tokens" not in said
+
+    shorter = invoke("evaluate", second, "--set", "evaluate.max_new_tokens=3")
+    assert shorter.exit_code == 0, shorter.stderr
+    cut = json.loads(invoke("compare", first, second, "--json").stdout)
+    assert cut["max_new_tokens"] == [24, 3]
+    assert (
+        "24 and 3 tokens long" in cut["sentence"] and "not the adapters' alone" in cut["sentence"]
+    )
 
 
 def test_what_cannot_be_compared_is_refused(recipe: Path, tmp_path: Path) -> None:

@@ -198,3 +198,17 @@ def test_what_looks_like_a_date_stays_text(tmp_path: Path) -> None:
 def test_values_beyond_all_measure_are_faults_of_the_recipe(setting: str, key: str) -> None:
     with pytest.raises(RecipeError, match=key):
         recipe_from({}, [setting])
+
+
+def test_a_tilde_is_the_home_wherever_a_path_may_begin_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "recipe.yaml"
+    path.write_text("output_dir: ~/runs/one\n")
+    assert load_recipe(path).output_dir == str(tmp_path / "runs/one")
+    named = load_recipe(path, ["output_dir=~/two", "data.source=~/rows.jsonl"])
+    assert named.output_dir == str(tmp_path / "two")
+    assert named.data.source == str(tmp_path / "rows.jsonl")
+    nobody = load_recipe(path, ["data.source=~no-such-user/x", "evaluate.adapters=[~no-such-user]"])
+    assert nobody.data.source.endswith("/~no-such-user/x")

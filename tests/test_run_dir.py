@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from veritune.errors import DiskFault, RunDirectoryError
+from veritune.errors import (
+    DiskFault,
+    EnvironmentFault,
+    OutOfMemory,
+    RecipeError,
+    RunDirectoryError,
+)
 from veritune.recipe_file import recipe_from
 from veritune.run_dir import RunDirectory, digest, open_run
 
@@ -41,6 +47,28 @@ def test_evaluation_settings_may_change_in_a_run(tmp_path: Path) -> None:
     run.claim(recipe_from({}))
     run.claim(recipe_from({"evaluate": {"max_new_tokens": 7}}))
     assert run.recipe().evaluate.max_new_tokens == 7
+
+
+@pytest.mark.parametrize(
+    ("fault", "stays"),
+    [
+        (RecipeError("a wrong path"), False),
+        (EnvironmentFault("a missing package"), False),
+        (OutOfMemory("too large for now"), True),
+        (DiskFault("full"), True),
+        (KeyboardInterrupt(), True),
+    ],
+)
+def test_settings_that_are_refused_do_not_stay_in_a_trained_run(
+    tmp_path: Path, fault: BaseException, stays: bool
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.claim(recipe_from({"evaluate": {"max_new_tokens": 7}}))
+    run.adapter.mkdir()
+    with pytest.raises(type(fault)), run.recipe_unless_refused():
+        run.claim(recipe_from({"evaluate": {"max_new_tokens": 8}}))
+        raise fault
+    assert run.recipe().evaluate.max_new_tokens == (8 if stays else 7)
 
 
 def test_a_file_as_output_dir_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +19,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from veritune.visible_text import escaped
 
 _LINE_EVERY_SECONDS = 15.0
 
@@ -64,7 +65,7 @@ class _BarTask:
         self._progress, self._task_id = progress, task_id
 
     def advance(self, amount: float = 1, note: str = "") -> None:
-        self._progress.update(self._task_id, advance=amount, note=escape(note))  # type: ignore[arg-type]
+        self._progress.update(self._task_id, advance=amount, note=escaped(note))  # type: ignore[arg-type]
 
 
 class _LineTask:
@@ -84,7 +85,7 @@ class _LineTask:
         if self._total:
             left = spent / max(self._done, 1e-9) * (self._total - self._done)
             text += f"/{self._total:g}, {_clock(left)} left"
-        self._console.print(f"  {escape(text)} {escape(note)}", highlight=False)
+        self._console.print(f"  {escaped(text)} {escaped(note)}", highlight=False)
 
 
 class TerminalReporter:
@@ -95,7 +96,7 @@ class TerminalReporter:
 
     def say(self, text: str) -> None:
         """Print one line to stderr."""
-        self._console.print(escape(text), highlight=False, soft_wrap=True)
+        self._console.print(escaped(text), highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def task(self, name: str, total: float | None) -> Iterator[Task]:
@@ -112,7 +113,7 @@ class TerminalReporter:
                 TimeRemainingColumn(),
             )
             with Progress(*columns, console=self._console, transient=True) as progress:
-                yield _BarTask(progress, progress.add_task(escape(name), total=total, note=""))
+                yield _BarTask(progress, progress.add_task(escaped(name), total=total, note=""))
         else:
             yield _LineTask(self._console, name, total)
         self.say(f"  {name}: done in {_clock(time.monotonic() - started)}")

@@ -94,6 +94,8 @@ def recipe_from(
         fault = _apply_override(merged, override)
         if fault:
             faults.append(fault)
+    if isinstance(where_to := merged.get("output_dir"), str) and where_to.startswith("~"):
+        merged["output_dir"] = str(_without_tilde(where_to))
     try:
         recipe = Recipe.model_validate(merged)
     except ValidationError as error:
@@ -315,9 +317,7 @@ def _resolve_all(value: Any, folder: Path) -> Any:
     if not isinstance(value, list):
         return value
     return [
-        str((folder / Path(item).expanduser()).absolute())
-        if isinstance(item, str) and item
-        else item
+        str((folder / _without_tilde(item)).absolute()) if isinstance(item, str) and item else item
         for item in value
     ]
 
@@ -329,7 +329,7 @@ def _resolve_path(value: str, folder: Path) -> str:
         return value
     if prefix and rest == "stdlib":
         return value
-    path = Path(rest).expanduser()
+    path = _without_tilde(rest)
     candidate = path if path.is_absolute() else folder / path
     looks_local = bool(prefix) or path.is_absolute() or rest.startswith((".", "~"))
     try:
@@ -337,6 +337,14 @@ def _resolve_path(value: str, folder: Path) -> str:
     except OSError:
         return value
     return prefix + str(candidate.resolve()) if exists or looks_local else value
+
+
+def _without_tilde(text: str) -> Path:
+    """A path from the user's home if it begins so; one of no user's home is a name like others."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 def _deep_copy(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from veritune.atomic import disk_faults, write_json, write_text
 from veritune.config import Recipe
-from veritune.errors import RunDirectoryError
+from veritune.errors import DiskFault, EnvironmentFault, InputFault, OutOfMemory, RunDirectoryError
 from veritune.recipe_file import differences, dump_recipe, load_recipe
 from veritune.rows import SPLITS
 
@@ -260,6 +260,25 @@ class RunDirectory:
             # Another process may be at work here, by the recipe that stands there now.
             with self.lock():
                 write_text(self.recipe_file, text)
+
+    @contextlib.contextmanager
+    def recipe_unless_refused(self) -> Iterator[None]:
+        """Put a trained run's recipe back if what is done by another one is refused.
+
+        A wrong path would otherwise stay in it, and stop every later verb on the run.  Work
+        that memory or the disk stopped was not refused: its settings stay, to go on with.
+        """
+        kept = self.is_trained() and self.recipe_file.is_file()
+        before = self.recipe_file.read_bytes() if kept else b""
+        try:
+            yield
+        except (OutOfMemory, DiskFault):
+            raise
+        except (InputFault, EnvironmentFault):
+            if kept and self.recipe_file.read_bytes() != before:
+                with self.lock():
+                    write_text(self.recipe_file, before.decode())
+            raise
 
     def is_trained(self) -> bool:
         """Whether there is trained work to lose; before that a recipe may still be corrected."""

@@ -103,8 +103,9 @@ def test_run_runs_the_last_answers(talk: Conversation, log: Log) -> None:
 
 
 def test_a_session_is_saved_whole_and_never_over_another_file(
-    talk: Conversation, log: Log, tmp_path: Path
+    talk: Conversation, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     talk.take("ask ``` this")
     talk.take(f"/save {tmp_path / 'a session.md'}")
     text = (tmp_path / "a session.md").read_text()
@@ -115,9 +116,12 @@ def test_a_session_is_saved_whole_and_never_over_another_file(
     log.take()
     talk.take(f"/save {tmp_path / 's.json'}")
     talk.take(f"/save {tmp_path / 'no' / 'such' / 'x.md'}")
+    talk.take(f"/save {tmp_path / ('a' * 300)}")
+    talk.take("/save ~no-such-user.md")
     talk.take("/save")
     said = [text for _, text in log.take()]
-    assert "not overwritten" in said[0] and "saved 1" in said[1] and "needs a file name" in said[2]
+    assert "not overwritten" in said[0] and "saved 1" in said[1] and "too long" in said[2]
+    assert "saved 1" in said[3] and "needs a file name" in said[4]
 
 
 def test_faults_and_interruptions_do_not_end_a_session(talk: Conversation, log: Log) -> None:

@@ -79,7 +79,10 @@ def test_outcomes_metrics_and_files(tmp_path: Path) -> None:
     written = read_scores(tmp_path / "out" / "scores.parquet")
     assert {row.metric for row in written} == set(metrics)
     assert (tmp_path / "out" / "scores.json").is_file()
-    assert "pass@1" not in invoke("score", str(source), "--no-run").stdout
+    unrun = invoke("score", str(source), "--no-run").stdout
+    assert "pass_at_1 (switched off by --no-run)" in unrun
+    again = invoke("score", str(source), "--no-run", "--output", str(tmp_path / "out"))
+    assert again.exit_code == 0, "earlier scores are replaced"
 
 
 def test_without_a_sandbox_nothing_is_run_and_the_reason_is_given(
@@ -119,6 +122,32 @@ def test_a_reference_that_fails_its_tests_stops_the_scoring(tmp_path: Path) -> N
     result = json.loads(allowed.stdout)
     assert result["metrics"]["pass_at_1"]["n_examples"] == 1
     assert [row["example_id"] for row in result["broken_references"]] == ["good"]
+    in_words = invoke("score", str(source), "--allow-broken-references").stdout
+    assert "tests left out: p.jsonl:1, whose reference does not pass them: fail" in in_words
+
+    alone = write(tmp_path / "alone.jsonl", rows[:1])
+    without = json.loads(invoke("score", alone, "--json", "--allow-broken-references").stdout)
+    reasons = {row["what"]: row["why"] for row in without["not_measured"]}
+    assert reasons["pass_at_1"] == "no row has tests that its own reference passes"
+
+
+@pytest.mark.parametrize("place", ["a run", "a file", "no place"])
+def test_where_scores_cannot_go_is_said_before_any_work(tmp_path: Path, place: str) -> None:
+    source = write(tmp_path / "p.jsonl", ROWS[3:4])
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("recipe.yaml", "manifest.json", "scores.parquet"):
+        (run / name).write_text("{}")
+    where = {"a run": run, "a file": source, "no place": Path("/proc/nothing/here")}[place]
+    outcome = invoke("score", source, "--json", "--output", where)
+    assert outcome.exit_code == (2 if place == "a run" else 3), outcome.stderr
+    fault = json.loads(outcome.stdout)
+    assert fault["received"] == str(where)
+    assert "sandbox" not in outcome.stderr, "nothing was run"
+    assert sorted(path.name for path in run.iterdir()) == [
+        "manifest.json", "recipe.yaml", "scores.parquet"
+    ]  # fmt: skip
+    assert (run / "scores.parquet").read_text() == "{}"
 
 
 @pytest.mark.parametrize(

@@ -237,9 +237,12 @@ def test_what_was_not_run_is_not_measured_and_says_why(trained: Path) -> None:
 
 
 def test_adapters_that_cannot_be_compared_are_refused(trained: Path, tmp_path: Path) -> None:
+    kept = (trained / "recipe.yaml").read_bytes()
+
     def refused(adapter: Path) -> str:
         outcome = invoke("evaluate", trained, "--adapter", adapter, "--json")
         assert outcome.exit_code == 2, outcome.stdout + outcome.stderr
+        assert (trained / "recipe.yaml").read_bytes() == kept, "later verbs would stop there, too"
         error = json.loads(outcome.stdout)
         assert error["error"] == "ModelReferenceError" and error["next_step"]
         return f"{error['fault']} {error['received']}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 from veritune.ask.asker import Answer, Asker, Manner, checked_question
-from veritune.atomic import write_json, write_text
+from veritune.atomic import disk_faults, write_json, write_text
 from veritune.errors import DataError, VerituneError
 from veritune.generate.engine import BASE
 from veritune.sandbox.outcome import Execution
@@ -152,8 +153,11 @@ class Conversation:
         if not name:
             self._screen.say("/save needs a file name: /save session.md")
             return
-        path = Path(name).expanduser()
-        if path.exists():
+        # Of no user's home, it is a name like others.
+        path = Path(os.path.expanduser(name))  # noqa: PTH111
+        with disk_faults(path):
+            taken = path.exists()
+        if taken:
             raise DataError(
                 "this file exists already and is not overwritten",
                 received=path,

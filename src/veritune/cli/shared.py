@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -12,12 +13,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from veritune.config import Recipe
 from veritune.errors import (
     EnvironmentFault,
     GateFailed,
+    InputFault,
     Interrupted,
     OutOfMemory,
     RunDirectoryError,
@@ -26,7 +27,8 @@ from veritune.errors import (
 from veritune.progress import Reporter, TerminalReporter
 from veritune.recipe_file import load_recipe, read_yaml, recipe_from
 from veritune.rows import Requirement
-from veritune.run_dir import open_run
+from veritune.run_dir import RunDirectory, open_run
+from veritune.visible_text import escaped
 
 Target = Annotated[
     Path, typer.Argument(metavar="RECIPE|RUN", help="A recipe (.yaml) or a run directory.")
@@ -74,12 +76,15 @@ def recipe_of(target: Path, overrides: list[str] | None) -> Recipe:
     return recipe_from(content, overrides or [], where=str(run_directory.recipe_file))
 
 
-def context_of(target: Path, overrides: list[str] | None) -> Any:
+@contextlib.contextmanager
+def context_of(target: Path, overrides: list[str] | None) -> Iterator[Any]:
     """The run at work of a recipe or a run directory; progress goes to stderr."""
     from veritune.pipeline.context import open_context
 
     reporter: Reporter = TerminalReporter()
-    return open_context(recipe_of(target, overrides), reporter)
+    recipe = recipe_of(target, overrides)
+    with RunDirectory(Path(recipe.output_dir)).recipe_unless_refused():
+        yield open_context(recipe, reporter)
 
 
 def broken(allow: bool) -> list[str]:
@@ -138,7 +143,19 @@ def faults(as_json: bool) -> Iterator[None]:
             ),
             as_json,
         )
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            _exit(
+                InputFault(
+                    "a name in a path is too long for this file system",
+                    received=error.filename,
+                    accepted="names of at most 255 bytes",
+                    next_step="shorten it",
+                ),
+                as_json,
+            )
+        if not isinstance(error, BrokenPipeError):
+            raise
         # Whoever read our output has gone; nothing is lost.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(EnvironmentFault.exit_code) from None
@@ -149,6 +166,6 @@ def _exit(error: VerituneError, as_json: bool) -> None:
     if as_json and not isinstance(error, GateFailed):
         sys.stdout.write(json.dumps(error.to_json(), indent=2) + "\n")
     Console(stderr=True).print(
-        f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True
+        f"[bold red]error:[/] {escaped(str(error))}", highlight=False, soft_wrap=True
     )
     raise typer.Exit(error.exit_code) from None

@@ -63,8 +63,9 @@ def run(
         from veritune.pipeline.run import run_all
 
         started = time.monotonic()
-        context = context_of(target, [*with_curve(overrides, curve), *broken(allow_broken)])
-        result = run_all(context)
+        asked = [*with_curve(overrides, curve), *broken(allow_broken)]
+        with context_of(target, asked) as context:
+            result = run_all(context)
         with gate(require, result, context.recipe):
             print_result(result, as_json, lambda: show.verdict(result, time.monotonic() - started))
 
@@ -89,8 +90,7 @@ def prepare(target: Target, overrides: Overrides = None, as_json: Json = False) 
     with faults(as_json):
         from veritune.pipeline.prepare import prepare_stage
 
-        context = context_of(target, overrides)
-        with context.run.lock():
+        with context_of(target, overrides) as context, context.run.lock():
             result = {**prepare_stage(context), "card": str(context.run.data / "card.html")}
         print_result(result, as_json, lambda: show.facts("data", result))
 
@@ -102,8 +102,7 @@ def train(target: Target, overrides: Overrides = None, as_json: Json = False) ->
         from veritune.pipeline.prepare import prepare_stage
         from veritune.pipeline.train import train_stage
 
-        context = context_of(target, overrides)
-        with context.run.lock():
+        with context_of(target, overrides) as context, context.run.lock():
             prepare_stage(context)
             summary = train_stage(context)
         result = {**summary, "adapter": str(context.run.adapter)}
@@ -134,8 +133,8 @@ def evaluate(
 
         named = json.dumps([str(path) for path in adapters or []])
         asked = [*(overrides or []), *([f"evaluate.adapters={named}"] if adapters else [])]
-        context = context_of(target, [*with_curve(asked, curve), *broken(allow_broken)])
-        with context.run.lock():
+        asked = [*with_curve(asked, curve), *broken(allow_broken)]
+        with context_of(target, asked) as context, context.run.lock():
             result = evaluate_stage(context)
         with gate(require, result, context.recipe):
             print_result(result, as_json, lambda: show.conclusion(result))

@@ -38,7 +38,7 @@ def sweep(
         # Before the folder is claimed.
         refuse_unsearchable(recipe_of(target, changes))
         started = time.monotonic()
-        context = context_of(target, changes)
-        result = sweep_all(context)
+        with context_of(target, changes) as context:
+            result = sweep_all(context)
         with gate(require, result, context.recipe):
             print_result(result, as_json, lambda: show.sweep(result, time.monotonic() - started))

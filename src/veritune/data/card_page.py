@@ -15,7 +15,7 @@ from markupsafe import Markup
 from veritune.data.charts import columns, curves, share
 from veritune.data.differences import side_by_side
 from veritune.data.findings.tasks import ACTIONS, SUBJECTS
-from veritune.data.visible_text import visible
+from veritune.visible_text import visible
 
 _TEXT_CHARACTERS = 4000
 _SIDES = (("source", "questions"), ("target", "answers"))

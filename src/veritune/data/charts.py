@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
-from veritune.data.visible_text import visible
+from veritune.visible_text import visible
 
 _TOP, _TALL, _BELOW = 6, 96, 22
 _PLOT = 190

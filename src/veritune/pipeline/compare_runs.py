@@ -24,8 +24,8 @@ def compare_runs(first: Path, second: Path, *, resamples: int = 10_000) -> dict[
 
     Returns:
         ``comparisons`` of ``first`` against ``second`` for every metric both have,
-        ``n_common``, ``n_left_out``, the verdict on the first run's primary metric, and a
-        sentence.
+        ``n_common``, ``n_left_out``, ``max_new_tokens`` of both, the verdict on the first run's
+        primary metric, and a sentence.
 
     Raises:
         RunDirectoryError: one of them is not an evaluated run.
@@ -87,12 +87,19 @@ def compare_runs(first: Path, second: Path, *, resamples: int = 10_000) -> dict[
         f" {signed(row.delta)} points {interval} on {row.n_examples} common test questions"
         f" ({row.n_clusters} clusters)."
     )
+    lengths = [run.recipe().evaluate.max_new_tokens for run in runs]
+    if lengths[0] != lengths[1]:
+        sentence += (
+            f" Their answers may be {lengths[0]} and {lengths[1]} tokens long"
+            " (evaluate.max_new_tokens), so the difference is not the adapters' alone."
+        )
     return {
         "primary_metric": row.metric,
         "verdict": row.verdict,
         "sentence": sentence,
         "n_common": len(common),
         "n_left_out": len(leaked),
+        "max_new_tokens": lengths,
         "comparisons": [asdict(item) for item in comparisons],
         "holm": [
             {"metric": item.metric, "p_value": item.p_value, "p_holm": p_holm}

@@ -25,7 +25,7 @@ def run_all(context: Context) -> dict[str, Any]:
     """Everything, skipping stages whose inputs are unchanged; return what ``run`` prints."""
     # Hours before it is needed, a wrong path or a missing device should be said.
     find_adapters(context.recipe.evaluate.adapters)
-    refuse_undoable(context.recipe)
+    refuse_undoable(context.run, context.recipe)
     with context.run.lock():
         rows = prepare_stage(context)
         context = choose_base(with_fixed_metric(context))

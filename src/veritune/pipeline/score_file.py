@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from veritune.atomic import write_json, write_text
-from veritune.errors import DataError
-from veritune.pipeline.functional import open_runner, without_broken
+from veritune.atomic import disk_faults, write_json, write_text
+from veritune.errors import DataError, RunDirectoryError
+from veritune.pipeline.functional import Runner, open_runner, without_broken
 from veritune.progress import Reporter
 from veritune.rows import Example, Prediction, Score, write_scores
+from veritune.run_dir import RunDirectory
 from veritune.score import METRICS, corpus_value, extract_code, score_predictions
 from veritune.score.functional import Ran, functional_scores
 
@@ -63,9 +64,13 @@ def score_file(
 
     Raises:
         DataError: the file is at fault, or a reference fails its own tests.
+        RunDirectoryError: the output folder is a run, whose own scores would be replaced.
+        DiskFault: the output folder cannot be written.
     """
     rows = read_rows(path)
-    runner = open_runner(reporter, wanted=run_answers)
+    if output is not None:
+        _claim(output)
+    runner = open_runner(reporter) if run_answers else Runner(reporter, "switched off by --no-run")
     examples = [row.example for row in rows]
     referenced = [row.example for row in rows if row.has_reference]
     _, broken = without_broken(referenced, runner, allow=allow_broken_references)
@@ -89,15 +94,27 @@ def score_file(
         "examples": _per_example(examples, scores, {(r.example_id, r.metric): r for r in ran}),
         "metrics": _corpus(scores),
         "broken_references": broken,
-        "not_measured": _not_measured(scores, runner.why_not),
+        "not_measured": _not_measured(scores, runner.why_not, len(broken)),
     }
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
         write_scores(output / "scores.parquet", scores)
         lines = (json.dumps(asdict(row), ensure_ascii=True) for row in ran)
         write_text(output / "executions.jsonl", "".join(f"{line}\n" for line in lines))
         write_json(output / "scores.json", result)
     return result
+
+
+def _claim(output: Path) -> None:
+    """Make the output folder before any work is done for it."""
+    if RunDirectory(output).recipe_file.exists():
+        raise RunDirectoryError(
+            "the output folder is a run, whose own scores would be replaced",
+            received=output,
+            accepted="a new folder, an empty one, or that of earlier scores",
+            next_step="name another --output",
+        )
+    with disk_faults(output):
+        output.mkdir(parents=True, exist_ok=True)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -218,16 +235,14 @@ def _corpus(scores: Sequence[Score]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _not_measured(scores: Sequence[Score], why_not: str) -> list[dict[str, str]]:
+def _not_measured(scores: Sequence[Score], why_not: str, n_broken: int) -> list[dict[str, str]]:
     measured = {row.metric for row in scores}
+    no_tests = "no row has tests that its own reference passes" if n_broken else "no row has tests"
     rows = []
     for name, metric in METRICS.items():
         if name in measured:
             continue
-        if metric.score is not None:
-            why = "no row has a reference"
-        else:
-            why = why_not or "no row has tests"
+        why = "no row has a reference" if metric.score is not None else why_not or no_tests
         rows.append({"what": name, "why": why})
     return rows
 

@@ -25,6 +25,34 @@ def open_trackers(recipe: Recipe, folder: Path) -> Iterator[Tracker | None]:
         yield None
         return
     from accelerate import Accelerator
+
+    refuse_unusable_trackers(recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        accelerator = Accelerator(log_with=recipe.report_to, project_dir=folder)
+        accelerator.init_trackers("veritune", config=_flat(recipe.model_dump()))
+    except (ImportError, ValueError) as error:
+        raise EnvironmentFault(
+            "a tracker cannot start",
+            received=f"report_to: {recipe.report_to}: {error}",
+            accepted="trackers whose packages are installed",
+            next_step=f"pip install {' '.join(recipe.report_to)}",
+        ) from error
+    try:
+        yield lambda values, step: accelerator.log(values, step=step)
+    finally:
+        accelerator.end_training()
+
+
+def refuse_unusable_trackers(recipe: Recipe) -> None:
+    """Refuse trackers that cannot be had here.
+
+    Raises:
+        RecipeError: a name accelerate does not know.
+        EnvironmentFault: a tracker's package is not installed.
+    """
+    if not recipe.report_to:
+        return
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
     known = [_name(kind) for kind in LOGGER_TYPE_TO_CLASS]
@@ -45,21 +73,6 @@ def open_trackers(recipe: Recipe, folder: Path) -> Iterator[Tracker | None]:
                 accepted=", ".join(installed) or "none on this machine",
                 next_step=f"pip install {_PACKAGES.get(name, name)}",
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        accelerator = Accelerator(log_with=recipe.report_to, project_dir=folder)
-        accelerator.init_trackers("veritune", config=_flat(recipe.model_dump()))
-    except (ImportError, ValueError) as error:
-        raise EnvironmentFault(
-            "a tracker cannot start",
-            received=f"report_to: {recipe.report_to}: {error}",
-            accepted="trackers whose packages are installed",
-            next_step=f"pip install {' '.join(recipe.report_to)}",
-        ) from error
-    try:
-        yield lambda values, step: accelerator.log(values, step=step)
-    finally:
-        accelerator.end_training()
 
 
 def _name(kind: object) -> str:

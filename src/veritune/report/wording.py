@@ -10,8 +10,8 @@ import math
 from datetime import datetime
 from typing import Any, TypeGuard
 
+from veritune import visible_text
 from veritune.compare.sentence import signed as _signed
-from veritune.data import visible_text
 from veritune.score import METRICS
 
 DASH = "–"

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
 from veritune.config import Recipe
 from veritune.progress import Reporter
 from veritune.train.log import read_log
+from veritune.visible_text import escaped
 
 _VERDICT_STYLE = {"better": "green", "worse": "red", "no difference detected": "yellow"}
 _MARK = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "missing": "[red]✗[/]"}
@@ -40,14 +40,14 @@ def verdict(result: dict[str, Any], seconds: float) -> None:
     style = _VERDICT_STYLE.get(str(result["verdict"]), "dim")
     console.print(
         Panel(
-            escape(str(result["sentence"])),
-            title=f"[bold {style}]{escape(str(result['verdict']))}[/]",
+            escaped(str(result["sentence"])),
+            title=f"[bold {style}]{escaped(str(result['verdict']))}[/]",
             border_style=style,
         )
     )
     _further(console, result)
-    console.print(f"report   {escape(result['report_html'])}", highlight=False, soft_wrap=True)
-    console.print(f"run      {escape(result['output_dir'])}", highlight=False, soft_wrap=True)
+    console.print(f"report   {escaped(result['report_html'])}", highlight=False, soft_wrap=True)
+    console.print(f"run      {escaped(result['output_dir'])}", highlight=False, soft_wrap=True)
     console.print(f"time     {seconds // 60:.0f} min {seconds % 60:02.0f} s", highlight=False)
 
 
@@ -59,7 +59,7 @@ def plan(result: dict[str, Any]) -> None:
         table.add_column(name, justify="left" if name == "modules" else "right")
     for row in result["coverage"]:
         table.add_row(
-            escape(row["module"]),
+            escaped(row["module"]),
             str(row["count"]),
             str(row["adapted"]) if row["adapted"] else "–",
             str(row["r"]) if row["r"] else "–",
@@ -69,18 +69,18 @@ def plan(result: dict[str, Any]) -> None:
     hidden = {"coverage", "example", "dropped", "bases", "sweep", "not_on_this_machine"}
     facts("plan", {name: value for name, value in result.items() if name not in hidden})
     for reason in result["not_on_this_machine"]:
-        console.print(f"[yellow]not on this machine:[/] {escape(reason)}", highlight=False)
+        console.print(f"[yellow]not on this machine:[/] {escaped(reason)}", highlight=False)
     for base in result.get("bases", []):
         facts("one of several bases", base)
     if "sweep" in result:
         searched = result["sweep"]["searched"]
         facts("the sweep, all configurations", {**result["sweep"], "searched": _lines(searched)})
     for name, count in result["dropped"].items():
-        console.print(f"  dropped by {escape(name)}: {count:,}", highlight=False)
+        console.print(f"  dropped by {escaped(name)}: {count:,}", highlight=False)
     example = result["example"]
     console.print("\n[bold]One example[/]: dim is the prompt (not supervised), bright is learned")
     console.print(
-        f"[dim]{escape(example['prompt'])}[/][green]{escape(example['supervised'])}[/]",
+        f"[dim]{escaped(example['prompt'])}[/][green]{escaped(example['supervised'])}[/]",
         highlight=False,
     )
 
@@ -105,10 +105,10 @@ def training(log: Path, result: dict[str, Any]) -> None:
 def conclusion(result: dict[str, Any]) -> None:
     """The verdict and a line per comparison on the primary metric."""
     console = Console()
-    console.print(f"[bold]{escape(result['verdict'])}[/]: {escape(result['sentence'])}")
+    console.print(f"[bold]{escaped(result['verdict'])}[/]: {escaped(result['sentence'])}")
     _further(console, result)
     against = "" if "n_common" in result else ": adapted against the others"
-    table = Table(title=f"{escape(str(result['primary_metric']))}{against}")
+    table = Table(title=f"{escaped(str(result['primary_metric']))}{against}")
     for name in ("against", "adapted", "other", "difference", "95 % interval", "verdict"):
         table.add_column(name, justify="right")
     for row in result["comparisons"]:
@@ -120,12 +120,12 @@ def conclusion(result: dict[str, Any]) -> None:
             else f"{row['ci_low']:+.1f} … {row['ci_high']:+.1f}"
         )
         table.add_row(
-            escape(row["against"]),
+            escaped(row["against"]),
             f"{row['value']:.1f}",
             f"{row['against_value']:.1f}",
             f"{row['delta']:+.1f}",
             interval,
-            escape(row["verdict"]),
+            escaped(row["verdict"]),
         )
     console.print(table)
     if any(_taken_back(row) for row in result["comparisons"]):
@@ -145,7 +145,7 @@ def _taken_back(row: dict[str, Any]) -> bool:
 def _further(console: Console, result: dict[str, Any]) -> None:
     for name in ("seeds", "learning_curve"):
         if sentence := result.get(name, {}).get("sentence"):
-            console.print(escape(sentence), highlight=False)
+            console.print(escaped(sentence), highlight=False)
 
 
 def doctor(result: dict[str, Any]) -> None:
@@ -153,19 +153,19 @@ def doctor(result: dict[str, Any]) -> None:
     console = Console()
     for row in result["findings"]:
         console.print(
-            f"{_MARK[row['state']]} {escape(row['name']):<16} {escape(row['value'])}",
+            f"{_MARK[row['state']]} {escaped(row['name']):<16} {escaped(row['value'])}",
             highlight=False,
             soft_wrap=True,
         )
         if row["without"]:
             fix = f"; to change: {row['fix']}" if row["fix"] else ""
             console.print(
-                f"[dim]  {'':<16} without it: {escape(row['without'] + fix)}[/]",
+                f"[dim]  {'':<16} without it: {escaped(row['without'] + fix)}[/]",
                 highlight=False,
                 soft_wrap=True,
             )
     shown = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    console.print(f"[dim]{escape(shown)}[/]", highlight=False, soft_wrap=True)
+    console.print(f"[dim]{escaped(shown)}[/]", highlight=False, soft_wrap=True)
 
 
 def scores(result: dict[str, Any]) -> None:
@@ -175,13 +175,20 @@ def scores(result: dict[str, Any]) -> None:
     for name in ("metric", "value", "rows"):
         table.add_column(name, justify="left" if name == "metric" else "right")
     for name, row in result["metrics"].items():
-        table.add_row(escape(name), f"{row['value']:.1f}", f"{row['n_examples']:,}")
+        table.add_row(escaped(name), f"{row['value']:.1f}", f"{row['n_examples']:,}")
     console.print(table)
     counts = Counter(row["outcome"] for row in result["examples"])
     shown = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
-    console.print(f"outcomes: {escape(shown)}", highlight=False)
+    console.print(f"outcomes: {escaped(shown)}", highlight=False)
+    for row in result["broken_references"]:
+        console.print(
+            f"tests left out: {escaped(row['source'])}, whose reference does not pass them:"
+            f" {escaped(row['outcome'])} ({escaped(row['detail'])})",
+            highlight=False,
+            soft_wrap=True,
+        )
     for row in result["not_measured"]:
-        console.print(f"not measured: {escape(row['what'])} ({escape(row['why'])})")
+        console.print(f"not measured: {escaped(row['what'])} ({escaped(row['why'])})")
 
 
 def sandbox(result: dict[str, Any]) -> None:
@@ -191,7 +198,7 @@ def sandbox(result: dict[str, Any]) -> None:
         mark = _MARK["ok" if row["held"] else "missing"]
         detail = f"  {row['detail']}" if row["detail"] else ""
         console.print(
-            f"{mark} {escape(row['name']):<36} {row['outcome']:<14}[dim]{escape(detail)}[/]",
+            f"{mark} {escaped(row['name']):<36} {row['outcome']:<14}[dim]{escaped(detail)}[/]",
             highlight=False,
             soft_wrap=True,
         )
@@ -199,7 +206,7 @@ def sandbox(result: dict[str, Any]) -> None:
         console.print("[green]the sandbox holds[/]: functional metrics can be measured")
     else:
         console.print(
-            f"[red]no sandbox[/]: {escape(result['missing'])}; generated code is not run and"
+            f"[red]no sandbox[/]: {escaped(result['missing'])}; generated code is not run and"
             " functional metrics are not measured",
             highlight=False,
         )
@@ -211,7 +218,7 @@ def _lines(values: dict[str, str]) -> str:
 
 def facts(title: str, values: dict[str, Any]) -> None:
     """Names and numbers in two columns."""
-    table = Table(title=escape(title), show_header=False)
+    table = Table(title=escaped(title), show_header=False)
     table.add_column(style="dim")
     table.add_column(justify="right", overflow="fold")
     for name, value in values.items():
@@ -219,5 +226,5 @@ def facts(title: str, values: dict[str, Any]) -> None:
             shown = str(value)
         else:
             shown = f"{value:,}" if abs(value) < 10**15 else f"{value:.4g}"
-        table.add_row(escape(name), escape(shown))
+        table.add_row(escaped(name), escaped(shown))
     Console().print(table)

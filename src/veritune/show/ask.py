@@ -6,7 +6,6 @@ terminal.
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -14,23 +13,13 @@ from typing import TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
 
 from veritune.ask.asker import Answer
 from veritune.sandbox.outcome import Execution
 from veritune.show.code_lines import coloured_last
+from veritune.visible_text import escaped, visible
 
-# Characters that act instead of being seen: they drive a terminal, move text, or hide it.
-_ACTING = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
-)
 _CLEAR_LINE = "\r\x1b[2K"
-
-
-def visible(text: str) -> str:
-    """Text in which what would act on the terminal is written as its number."""
-    plain = text.replace("\r\n", "\n").encode("utf-8", "replace").decode("utf-8")
-    return _ACTING.sub(lambda found: f"[U+{ord(found[0]):04X}]", plain)
 
 
 def one_line(text: object) -> str:
@@ -68,7 +57,7 @@ class PlainScreen:
 
     def say(self, text: str) -> None:
         """A word on stderr."""
-        self._news.print(escape(visible(text)), highlight=False, soft_wrap=True)
+        self._news.print(escaped(text), highlight=False, soft_wrap=True)
 
 
 class TerminalScreen:
@@ -89,7 +78,7 @@ class TerminalScreen:
     def begin(self, system: str, index: int, of: int) -> None:
         """A rule with the system's name."""
         number = f" {index + 1} of {of}" if of > 1 else ""
-        self._console.rule(f"[bold]{escape(system)}[/]{number}", style="dim", align="left")
+        self._console.rule(f"[bold]{escaped(system)}[/]{number}", style="dim", align="left")
         self._lines, self._line = [], ""
 
     def piece(self, text: str) -> None:
@@ -114,7 +103,7 @@ class TerminalScreen:
 
     def say(self, text: str) -> None:
         """A word to the user."""
-        self._console.print(f"[dim]{escape(visible(text))}[/]", highlight=False)
+        self._console.print(f"[dim]{escaped(text)}[/]", highlight=False)
 
     def _more(self, text: str) -> None:
         self._write(text)
@@ -136,7 +125,7 @@ class TerminalScreen:
 
 def _badge(answer: Answer) -> str:
     parses = (
-        f"[red]✗ does not parse[/]: {escape(one_line(answer.fault))}"
+        f"[red]✗ does not parse[/]: {escaped(one_line(answer.fault))}"
         if answer.fault
         else "[green]✓ parses[/]"
     )
@@ -150,16 +139,16 @@ def _badge(answer: Answer) -> str:
 
 def _outcome(execution: Execution) -> str:
     printed = visible(execution.printed).rstrip()
-    shown = f"{escape(printed)}\n" if printed else ""
+    shown = f"{escaped(printed)}\n" if printed else ""
     mark = "[green]✓ runs[/]" if execution.outcome == "pass" else f"[red]✗ {execution.outcome}[/]"
-    detail = f": {escape(one_line(execution.detail))}" if execution.detail else ""
+    detail = f": {escaped(one_line(execution.detail))}" if execution.detail else ""
     return f"{shown}{mark}{detail} [dim]· {execution.seconds:.2f} s in the sandbox[/]"
 
 
 def session_head(run: Path) -> None:
     """The first line of a session."""
     Console().print(
-        f"[bold]{escape(one_line(run))}[/] [dim]· Enter sends, Alt-Enter begins a new line,"
+        f"[bold]{escaped(one_line(run))}[/] [dim]· Enter sends, Alt-Enter begins a new line,"
         " /help lists the commands[/]",
         highlight=False,
     )

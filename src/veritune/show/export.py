@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from veritune.export.formats import FORMATS, QUANTISED
+from veritune.visible_text import escaped
 
 
 def export(result: dict[str, Any]) -> None:
@@ -17,7 +17,7 @@ def export(result: dict[str, Any]) -> None:
     gates = result["gates"]
     table = Table(title=f"the gate: passed on {gates[0]['n_prompts']} held-out questions")
     for name in ("", "wanted", *(str(gate["by"]) for gate in gates), "the base"):
-        table.add_column(escape(name), justify="left" if not name else "right")
+        table.add_column(escaped(name), justify="left" if not name else "right")
     tolerance, base, n = gates[0]["tolerance"], gates[0]["base"], gates[0]["n_prompts"]
     sides = [*(gate["export"] for gate in gates), base]
     table.add_row(
@@ -38,13 +38,13 @@ def export(result: dict[str, Any]) -> None:
     console.print(table)
     for gate in gates:
         if result["precision"] in QUANTISED:
-            console.print(escape(loss_sentence(gate)), highlight=False, soft_wrap=True)
+            console.print(escaped(loss_sentence(gate)), highlight=False, soft_wrap=True)
     for note in result["notes"]:
-        console.print(f"[yellow]·[/] {escape(note)}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]·[/] {escaped(note)}", highlight=False, soft_wrap=True)
     size = sum(file["bytes"] for file in result["files"].values())
     content = FORMATS[result["format"]].content
     console.print(
-        f"{escape(result['output'])}: {content}, {size / 2**20:.0f} MiB",
+        f"{escaped(result['output'])}: {content}, {size / 2**20:.0f} MiB",
         highlight=False,
         soft_wrap=True,
     )

@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+
+from veritune.visible_text import escaped
 
 
 def serving(facts: dict[str, Any]) -> None:
     """Where it answers and to whom; on stderr, since stdout is for results."""
     console = Console(stderr=True)
-    url = escape(str(facts["url"]))
+    url = escaped(str(facts["url"]))
     lines = [
         ("page", url),
         ("API", f"{url}/v1  (OpenAI-compatible)"),
-        ("models", escape(", ".join(facts["models"]))),
-        ("base", escape(str(facts["base"]))),
-        ("engine", escape(str(facts["engine"]))),
+        ("models", escaped(", ".join(facts["models"]))),
+        ("base", escaped(str(facts["base"]))),
+        ("engine", escaped(str(facts["engine"]))),
         ("key", "needed" if facts["api_key"] else "none; only this machine can reach it"),
     ]
     for name, text in lines:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from veritune import show
+from veritune.visible_text import escaped
 
 _MOST_ROWS = 30
 
@@ -22,27 +22,27 @@ def sweep(result: dict[str, Any], seconds: float) -> None:
     table = Table(title=f"{about['n_configurations']:,} configurations, chosen on validation")
     table.add_column("rank", justify="right")
     for key in keys:
-        table.add_column(escape(key.replace(".", ".\n")), justify="right", overflow="fold")
+        table.add_column(escaped(key.replace(".", ".\n")), justify="right", overflow="fold")
     for name in ("validation loss", *([about["metric"]] if has_metric else []), "steps"):
-        table.add_column(escape(name), justify="right")
+        table.add_column(escaped(name), justify="right")
     table.add_column("")
     for row in rows[:_MOST_ROWS]:
         style = "bold" if row["number"] == about["chosen"] else None
         loss, metric = row["validation_loss"], row.get("metric")
         table.add_row(
             "–" if row["rank"] is None else str(row["rank"]),
-            *(escape(_value(row["settings"][key])) for key in keys),
+            *(escaped(_value(row["settings"][key])) for key in keys),
             "–" if loss is None else f"{loss:.4f}",
             *([f"{metric['value']:.1f}" if metric else "–"] if has_metric else []),
             f"{row['steps']:,}/{row['n_steps']:,}",
-            escape(row["status"]),
+            escaped(row["status"]),
             style=style,
         )
     console.print(table)
     if len(rows) > _MOST_ROWS:
         console.print(f"[dim]{len(rows) - _MOST_ROWS:,} more in sweep.html and --json[/]")
     show.verdict(result, seconds)
-    console.print(f"sweep    {escape(result['sweep_html'])}", highlight=False, soft_wrap=True)
+    console.print(f"sweep    {escaped(result['sweep_html'])}", highlight=False, soft_wrap=True)
 
 
 def _value(value: Any) -> str:

@@ -34,7 +34,7 @@ def sweep_all(context: Context) -> dict[str, Any]:
     """
     refuse_unsearchable(context.recipe)
     find_adapters(context.recipe.evaluate.adapters)
-    refuse_undoable(context.recipe)
+    refuse_undoable(context.run, context.recipe)
     run = context.run
     with run.lock():
         if run.is_trained() and not swept(run):

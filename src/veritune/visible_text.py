@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rich.markup import escape
+
 # Characters that act instead of being seen: they move text (bidirectional controls), hide
 # it (zero width) or drive a terminal (C0, C1).  Shown by their number.
 _VISIBLE: dict[int, str] = {
@@ -22,3 +24,8 @@ def visible(text: object) -> str:
     """Text without characters that act unseen; lone surrogates replaced."""
     shown = str(text).replace("\r\n", "\n").translate(_VISIBLE)
     return shown.encode("utf-8", "replace").decode("utf-8")
+
+
+def escaped(text: object) -> str:
+    """Text that a console prints as it is: its markup means nothing, it drives no terminal."""
+    return escape(visible(text))
