@@ -16,6 +16,7 @@ from veritune.model.dropped import Dropped
 from veritune.model.native import build
 from veritune.model.native.kernels import SOURCE
 from veritune.model.segment_attention import SegmentAttention, Segments
+from veritune.model.stacked_lora import Factors, Situation, StackedLoRALinear
 
 _TYPES = [torch.float32, torch.bfloat16]
 needs_c = pytest.mark.skipif(
@@ -138,3 +139,57 @@ def test_without_a_compiler_torch_computes_the_same(
     monkeypatch.setattr(segment_attention, "kernels", lambda like: None)
     for ours, theirs in zip(compiled, _passed(tensors, bias, segments), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def _layer_passed(
+    dtype: torch.dtype, n: int, ranks: tuple[int, int], p: float
+) -> list[torch.Tensor]:
+    """Output and every gradient of three joined layers, two adapters one after the other."""
+    generator = torch.Generator().manual_seed(n)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    members = [torch.nn.Linear(64, size, bias=False) for size in (48, 16, 80)]
+    for member in members:
+        member.weight = torch.nn.Parameter(draw(*member.weight.shape), requires_grad=False)
+    first = max(1, n // 3)
+    situation = Situation(
+        {"source": [(0, 0, first), (1, first, n)] if n > 1 else [(0, 0, n)]},
+        {0: 3, 1: 4},
+        {0: 2, 1: 9},
+    )
+    factors: dict[int, list[Factors | None]] = {}
+    trained: list[torch.nn.Parameter] = []
+    for adapter, rank in enumerate(ranks):
+        factors[adapter] = []
+        for site, member in enumerate(members):
+            a = torch.nn.Parameter(draw(rank + site, 64))
+            b = torch.nn.Parameter(draw(member.out_features, rank + site))
+            trained += [a, b]
+            factors[adapter].append(Factors(a, b, 0.5, p, site) if site != 1 else None)
+    layer = StackedLoRALinear(members, factors, situation, "source").train()
+    x = draw(n, 64).requires_grad_()
+    y = layer(x)
+    y.backward(draw(n, 144))
+    return [y.detach(), x.grad, *(t.grad for t in trained if t.grad is not None)]  # type: ignore[list-item]
+
+
+@needs_c
+@pytest.mark.parametrize("n", [1, 23, 24, 130])
+@pytest.mark.parametrize(("ranks", "p"), [((1, 5), 0.0), ((4, 17), 0.3), ((8, 3), 0.01)])
+def test_adapters_and_their_gradients_equal_those_in_fp64(
+    n: int, ranks: tuple[int, int], p: float
+) -> None:
+    ours, wanted = (_layer_passed(dtype, n, ranks, p) for dtype in (torch.float32, torch.float64))
+    assert len(ours) == len(wanted) >= 6
+    for one, other in zip(ours, wanted, strict=True):
+        assert (one.double() - other).norm() <= 1e-5 * other.norm()
+
+
+@needs_c
+def test_gradients_of_adapters_do_not_depend_on_the_number_of_threads(two_threads: None) -> None:
+    together = _layer_passed(torch.bfloat16, 130, (4, 17), 0.1)
+    torch.set_num_threads(1)
+    for one, two in zip(_layer_passed(torch.bfloat16, 130, (4, 17), 0.1), together, strict=True):
+        assert torch.equal(one, two)

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from veritune.model.counted_dropout import Draw, dropped_positions
+from veritune.model.native.kernels import LoraCall, adapts, kernels
 
 Stream = Literal["source", "target"]
 
@@ -186,7 +188,7 @@ class _Group:
 
 
 def _groups(
-    pieces: list[_Piece], factors: Sequence[torch.Tensor], like: torch.Tensor, width: int
+    pieces: list[_Piece], factors: Sequence[torch.Tensor], dtype: torch.dtype, width: int
 ) -> list[_Group]:
     """A ``[R, d_in]`` over (1 - p) and block-diagonal, scaled B ``[width, R]``, by token range."""
     groups = []
@@ -202,10 +204,10 @@ def _groups(
             ranks.append(slice(total, total + r))
             total += r
         a = torch.cat([factors[2 * index] * piece.inverse_keep for index, piece in inside])
-        b = torch.zeros(width, total, dtype=like.dtype, device=like.device)
+        b = torch.zeros(width, total, dtype=dtype, device=a.device)
         for (index, piece), columns in zip(inside, ranks, strict=True):
             b[piece.low : piece.high, columns] = factors[2 * index + 1] * piece.scaling
-        groups.append(_Group(inside, a.to(like.dtype), b, ranks))
+        groups.append(_Group(inside, a.to(dtype), b, ranks))
         at = end
     return groups
 
@@ -224,7 +226,15 @@ class _Stacked(torch.autograd.Function):
     ) -> torch.Tensor:
         y = F.linear(x, weight, bias)
         hidden = []
-        groups = _groups(pieces, factors, x, y.shape[1])
+        ctx.pieces, ctx.calls = pieces, None
+        compiled = kernels(x)
+        borders = [border for piece in pieces for border in (piece.low, piece.high)]
+        if adapts(compiled, x, borders):
+            ctx.calls = _calls(compiled, _groups(pieces, factors, torch.float32, y.shape[1]))
+            hidden = [call.forward(x[g.tokens], y[g.tokens]) for g, call in ctx.calls]
+            ctx.save_for_backward(x, weight, *factors, *hidden)
+            return y
+        groups = _groups(pieces, factors, x.dtype, y.shape[1])
         for group in groups:
             rows = x[group.tokens]
             z = rows @ group.a.t()
@@ -236,45 +246,95 @@ class _Stacked(torch.autograd.Function):
             y[group.tokens].addmm_(z, group.b.t())
             hidden.append(z)
         ctx.save_for_backward(x, weight, *factors, *hidden)
-        ctx.pieces = pieces
         return y
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[Any, ...]:
         dy = outer[0].contiguous()
         x, weight, *saved = ctx.saved_tensors
-        pieces: list[_Piece] = ctx.pieces
-        factors, hidden = saved[: 2 * len(pieces)], saved[2 * len(pieces) :]
-        wants_input = ctx.needs_input_grad[0]
-        dx = dy @ weight if wants_input else None
-        gradients: list[torch.Tensor | None] = [None] * len(factors)
-        for group, z in zip(_groups(pieces, factors, x, dy.shape[1]), hidden, strict=True):
-            rows, out = x[group.tokens], dy[group.tokens]
-            dz = out @ group.b
-            da = dz.t() @ rows
-            db = out.t() @ z
-            part = dx[group.tokens] if dx is not None else None
-            if part is not None:
-                part.addmm_(dz, group.a)
-            for (index, piece), columns in zip(group.pieces, group.ranks, strict=True):
-                da_piece = da[columns]
-                if piece.drops is not None:
-                    token, entry = _split(piece.drops, x.shape[1])
-                    own = dz[:, columns][token]
-                    lost = own * rows[token, entry].unsqueeze(1)
-                    taken = torch.zeros(
-                        x.shape[1], lost.shape[1], dtype=lost.dtype, device=x.device
-                    )
-                    da_piece = da_piece - taken.index_add_(0, entry, lost).t()
-                    if part is not None:
-                        back = (own * group.a[columns].t()[entry]).sum(1)
-                        part[token, entry] -= back
-                a, b = factors[2 * index], factors[2 * index + 1]
-                gradients[2 * index] = da_piece.to(a.dtype) * piece.inverse_keep
-                gradients[2 * index + 1] = (
-                    db[piece.low : piece.high, columns].to(b.dtype) * piece.scaling
-                )
+        n = 2 * len(ctx.pieces)
+        factors, hidden = saved[:n], saved[n:]
+        dx = dy @ weight if ctx.needs_input_grad[0] else None
+        if ctx.calls is not None:
+            gradients = _compiled_gradients(ctx.calls, factors, x, dy, hidden, dx)
+        else:
+            groups = _groups(ctx.pieces, factors, x.dtype, dy.shape[1])
+            gradients = _gradients(groups, factors, x, dy, hidden, dx)
         return dx, None, None, None, *gradients
+
+
+def _gradients(  # noqa: PLR0917 - all of it belongs to one backward pass
+    groups: list[_Group],
+    factors: Sequence[torch.Tensor],
+    x: torch.Tensor,
+    dy: torch.Tensor,
+    hidden: Sequence[torch.Tensor],
+    dx: torch.Tensor | None,
+) -> list[torch.Tensor]:
+    """Gradients of the factors in their order; that of the input is added to ``dx``."""
+    gradients = [torch.empty(0)] * len(factors)
+    for group, z in zip(groups, hidden, strict=True):
+        rows, out = x[group.tokens], dy[group.tokens]
+        dz = out @ group.b
+        da = dz.t() @ rows
+        db = out.t() @ z
+        part = dx[group.tokens] if dx is not None else None
+        if part is not None:
+            part.addmm_(dz, group.a)
+        for (index, piece), columns in zip(group.pieces, group.ranks, strict=True):
+            da_piece = da[columns]
+            if piece.drops is not None:
+                token, entry = _split(piece.drops, x.shape[1])
+                own = dz[:, columns][token]
+                lost = own * rows[token, entry].unsqueeze(1)
+                taken = torch.zeros(x.shape[1], lost.shape[1], dtype=lost.dtype, device=x.device)
+                da_piece = da_piece - taken.index_add_(0, entry, lost).t()
+                if part is not None:
+                    back = (own * group.a[columns].t()[entry]).sum(1)
+                    part[token, entry] -= back
+            a, b = factors[2 * index], factors[2 * index + 1]
+            gradients[2 * index] = da_piece.to(a.dtype) * piece.inverse_keep
+            of_b = db[piece.low : piece.high, columns]
+            gradients[2 * index + 1] = of_b.to(b.dtype) * piece.scaling
+    return gradients
+
+
+def _compiled_gradients(  # noqa: PLR0917 - all of it belongs to one backward pass
+    calls: list[tuple[_Group, LoraCall]],
+    factors: Sequence[torch.Tensor],
+    x: torch.Tensor,
+    dy: torch.Tensor,
+    hidden: Sequence[torch.Tensor],
+    dx: torch.Tensor | None,
+) -> list[torch.Tensor]:
+    """As ``_gradients``."""
+    gradients = [torch.empty(0)] * len(factors)
+    for (group, call), z in zip(calls, hidden, strict=True):
+        part = dx[group.tokens] if dx is not None else None
+        da, db = call.backward(x[group.tokens], dy[group.tokens], z, part)
+        for (index, piece), own in zip(group.pieces, group.ranks, strict=True):
+            a, b = factors[2 * index], factors[2 * index + 1]
+            gradients[2 * index] = da[own].to(a.dtype) * piece.inverse_keep
+            of_b = db[own, piece.low : piece.high].t()
+            gradients[2 * index + 1] = of_b.to(b.dtype) * piece.scaling
+    return gradients
+
+
+def _calls(compiled: Any, groups: list[_Group]) -> list[tuple[_Group, LoraCall]]:
+    calls = []
+    for group in groups:
+        rows, drops, at = [], [], 0
+        for (_, piece), own in zip(group.pieces, group.ranks, strict=True):
+            count = 0 if piece.drops is None else len(piece.drops)
+            rows.append((piece.low, piece.high, own.start, own.stop, at, at + count))
+            at += count
+            if piece.drops is not None:
+                drops.append(piece.drops)
+        table = np.array(rows, dtype=np.int64)
+        every = torch.cat(drops) if drops else torch.empty(0, dtype=torch.long)
+        call = LoraCall(compiled, group.a, group.b.t().contiguous(), table, every)
+        calls.append((group, call))
+    return calls
 
 
 def _split(positions: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,15 @@ class _Attention(ctypes.Structure):
         *((name, _Long) for name in ("bias_n", "causal", "threshold", "threads")),
         ("scaling", _Float),
         ("scale", _Float),
+    ]
+
+
+class _Lora(ctypes.Structure):
+    _fields_ = [
+        *((name, _Pointer) for name in ("x", "dy", "y", "dx", "a", "b", "z", "da", "db")),
+        ("drops", _Pointer),
+        ("pieces", _Pointer),
+        *((name, _Long) for name in ("n_pieces", "tokens", "k", "n", "rank", "threads")),
     ]
 
 
@@ -134,6 +144,73 @@ class AttentionCall:
         )
         if self._compiled.attend(ctypes.byref(call), backward):
             raise MemoryError("attention found no room for its keys and values")
+
+
+class LoraCall:
+    """What the adapters of one token range add to a product, and the gradients of their factors.
+
+    Args:
+        a: ``[R, k]``; b: ``[R, n]``; fp32, scaled.
+        table: ``[pieces, 6]`` int64: first and last of a piece's outputs, ranks, and dropped
+            entries, the last of each not included.
+        drops: places of dropped entries in the input, ascending in each piece.
+    """
+
+    def __init__(
+        self,
+        compiled: ctypes.CDLL,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        table: np.ndarray,
+        drops: torch.Tensor,
+    ) -> None:
+        self._compiled, self._held = compiled, (a, b, table, drops)
+        self._about: dict[str, Any] = {
+            "a": _Pointer(a.data_ptr()),
+            "b": _Pointer(b.data_ptr()),
+            "pieces": _Pointer(table.ctypes.data),
+            "drops": _Pointer(drops.data_ptr()),
+            "n_pieces": len(table),
+            "k": a.shape[1],
+            "n": b.shape[1],
+            "rank": a.shape[0],
+        }
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Add to ``y [tokens, n]``; the inner states, ``[tokens, R]`` in fp32."""
+        z = torch.empty(x.shape[0], self._about["rank"])
+        self._run(0, x=x, y=y, z=z)
+        return z
+
+    def backward(
+        self, x: torch.Tensor, dy: torch.Tensor, z: torch.Tensor, dx: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add to ``dx [tokens, k]`` if there is one; gradients of a and b."""
+        a, b, *_ = self._held
+        da, db = torch.empty_like(a), torch.empty_like(b)
+        of_input = {} if dx is None else {"dx": dx}
+        self._run(1, x=x, dy=dy, z=z, da=da, db=db, **of_input)
+        return da, db
+
+    def _run(self, backward: int, **tensors: torch.Tensor) -> None:
+        call = _Lora(
+            tokens=tensors["x"].shape[0],
+            threads=torch.get_num_threads(),
+            **self._about,
+            **{name: _Pointer(tensor.data_ptr()) for name, tensor in tensors.items()},
+        )
+        if self._compiled.adapt(ctypes.byref(call), backward):
+            raise MemoryError("adapters found no room for a block of tokens")
+
+
+def adapts(compiled: Any, x: torch.Tensor, sizes: Iterable[int]) -> bool:
+    """Whether an input and the outputs of its layers have sizes and a layout that the C reads."""
+    return (
+        compiled is not None
+        and x.is_contiguous()
+        and x.shape[1] % _TILE == 0
+        and all(size % _TILE == 0 for size in sizes)
+    )
 
 
 def attends(compiled: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:

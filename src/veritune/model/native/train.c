@@ -1,4 +1,5 @@
-/* Attention inside the segments of packed rows and dropout drawn from counters, for training.
+/* Attention inside the segments of packed rows, dropout drawn from counters, and adapters, for
+ * training.
  *
  * Segments are short, so a product of one head fits the first caches and the time would go
  * into calls.  Here one (segment, head of keys) is one piece of work, from the scores to the
@@ -97,6 +98,16 @@ static void product(int64_t m, int64_t n, int64_t k, const float *a, int64_t a_r
     }
 }
 
+static void widen(float *to, const elem *from, int64_t width) {
+    for (int64_t j = 0; j < width; j += TILE) _mm512_storeu_ps(to + j, load(from + j));
+}
+
+static void narrow(elem *to, const float *from, int64_t width) {
+    for (int64_t j = 0; j < width; j += TILE) store(to + j, _mm512_loadu_ps(from + j));
+}
+
+#include "lora.h"
+
 /* ---- attention ---- */
 
 typedef struct {
@@ -138,14 +149,6 @@ INLINE elem *row_at(Rows rows, int64_t head, int64_t token) {
 /* A segment's row of keys or values: the prefix comes first. */
 INLINE int64_t token_of(const Segment *s, int64_t i) {
     return i < s->shared ? s->prefix + i : s->key + i - s->shared;
-}
-
-static void widen(float *to, const elem *from, int64_t width) {
-    for (int64_t j = 0; j < width; j += TILE) _mm512_storeu_ps(to + j, load(from + j));
-}
-
-static void narrow(elem *to, const float *from, int64_t width) {
-    for (int64_t j = 0; j < width; j += TILE) store(to + j, _mm512_loadu_ps(from + j));
 }
 
 static void turn(float *to, const float *from, int64_t m, int64_t width, int64_t padded) {
