@@ -20,7 +20,7 @@ from veritune.train.fixed_rows import budget
 _MOMENTS_BYTES = 16
 """Per adapted weight, fp32: itself, its gradient, two moments."""
 _LOSS_ROWS = 256
-_PROCESS_BYTES = 32 * 2**20
+_PROCESS_BYTES = 64 * 2**20
 """Code and workspaces that training on a CPU brings along."""
 _RESIDENT_FACTOR = 1.8
 """At most so much more than the tensors a CPU process holds, unless it gives back early."""

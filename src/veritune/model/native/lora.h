@@ -131,11 +131,12 @@ int adapt(const Lora *l, int backward) {
     int64_t blocks = (l->tokens + ROWS - 1) / ROWS, own = l->rank * (l->k + l->n);
     int64_t size = ROWS * (2 * l->k + l->n + l->rank);
     int failed = 0;
-    float *sums = backward ? calloc(CHUNKS * own, sizeof *sums) : 0;
+    float *sums = backward ? scratch(OF_CALL, 4 * CHUNKS * own) : 0;
     if (backward && !sums) return 1;
+    if (backward) memset(sums, 0, 4 * CHUNKS * own);
 #pragma omp parallel num_threads(l->threads)
     {
-        float *room = malloc(4 * size);
+        float *room = scratch(OF_THREAD, 4 * size);
         if (!room) {
 #pragma omp atomic write
             failed = 1;
@@ -163,8 +164,6 @@ int adapt(const Lora *l, int backward) {
                 if (i < l->rank * l->k) l->da[i] = sum; else l->db[i - l->rank * l->k] = sum;
             }
         }
-        free(room);
     }
-    free(sums);
     return failed;
 }

@@ -12,7 +12,21 @@
 
 #include "lanes.h"
 
-#define ROWS 24 /* queries that are looked at together */
+#define ROWS 24 /* queries, or tokens, that are looked at together */
+
+/* Memory of a thread that is kept from call to call: blocks that come and go between tensors
+ * leave holes in the heap.  Null where there is none. */
+enum { OF_THREAD, OF_CALL };
+static void *scratch(int which, size_t bytes) {
+    static __thread void *kept[2];
+    static __thread size_t sizes[2];
+    if (sizes[which] < bytes) {
+        free(kept[which]);
+        kept[which] = aligned_alloc(64, (bytes + 63) / 64 * 64);
+        sizes[which] = kept[which] ? bytes : 0;
+    }
+    return kept[which];
+}
 
 /* ---- Philox 4x64-10 (Salmon et al., 2011), as numpy's ---- */
 
@@ -160,7 +174,7 @@ static void turn(float *to, const float *from, int64_t m, int64_t width, int64_t
 
 static Room make_room(int64_t m, int64_t width) {
     int64_t padded = whole(m), one = padded * width;
-    float *at = aligned_alloc(64, 4 * (5 * one + 3 * ROWS * width + 3 * ROWS * padded));
+    float *at = scratch(OF_THREAD, 4 * (5 * one + 3 * ROWS * width + 3 * ROWS * padded));
     Room room = {0};
     if (!at) return room;
     room.keys = at, room.values = at + one, room.turned = at + 2 * one;
@@ -351,15 +365,13 @@ int attend(const Attention *a, int backward) {
         longest = m > longest ? m : longest;
         total += a->segments[i].shared;
     }
-    float *room_shared = 0, **shared = calloc(pieces, sizeof *shared);
+    size_t pointers = pieces * sizeof(float *), bytes = 4 * 2 * total * a->kv_heads * a->width;
+    float **shared = scratch(OF_CALL, pointers + (backward ? bytes : 0));
     if (!shared) return 1;
-    if (backward && total) {
-        float *at = room_shared = malloc(4 * 2 * total * a->kv_heads * a->width);
-        if (!at) return free(shared), 1;
-        for (int64_t i = 0; i < pieces; i++) {
-            shared[i] = at;
-            at += 2 * a->segments[i / a->kv_heads].shared * a->width;
-        }
+    float *at = (float *)(shared + pieces);
+    for (int64_t i = 0; i < pieces; i++) {
+        shared[i] = at;
+        at += 2 * a->segments[i / a->kv_heads].shared * a->width;
     }
 #pragma omp parallel num_threads(a->threads)
     {
@@ -375,13 +387,11 @@ int attend(const Attention *a, int backward) {
             if (backward) backward_of(a, s, i % a->kv_heads, room, shared[i]);
             else forward_of(a, s, i % a->kv_heads, room);
         }
-        free(room.keys);
         if (backward && total) {
 #pragma omp for schedule(static)
             for (int64_t head = 0; head < a->kv_heads; head++)
                 add_shared(a, head, (const float *const *)shared);
         }
     }
-    free(room_shared), free(shared);
     return failed;
 }
