@@ -121,6 +121,14 @@ def test_attention_and_its_gradients_equal_those_in_fp64(
 
 
 @needs_c
+def test_a_bias_that_is_too_small_is_refused_and_not_read_beyond() -> None:
+    tensors, bias, segments = _made(CASES[0], torch.float32)
+    assert bias is not None
+    with pytest.raises(ValueError, match="smaller than the longest"):
+        _passed(tensors, bias[:, :89, :89], segments)
+
+
+@needs_c
 def test_results_do_not_depend_on_the_number_of_threads(two_threads: None) -> None:
     tensors, bias, segments = _made(CASES[3], torch.bfloat16)
     together = _passed(tensors, bias, segments)

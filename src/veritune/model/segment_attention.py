@@ -100,6 +100,8 @@ class SegmentAttention(torch.autograd.Function):
         if attends(compiled, query, key, value):
             assert compiled is not None
             table, n_weights = segments.table(query.shape[0])
+            if bias is not None and bias.shape[-1] < max(b - a for a, b in segments.queries):
+                raise ValueError("the bias is smaller than the longest segment")
             dropout = segments.dropout if segments.draws else 0.0
             ctx.call = AttentionCall(
                 compiled,
